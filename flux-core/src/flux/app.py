@@ -1,0 +1,88 @@
+"""Flux, the open object: configuration and store together, and the home folder they live in."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flux import config as options
+from flux.config import Config
+from flux.errors import ConfigError
+
+if TYPE_CHECKING:
+    from flux.store import Store
+
+
+class Flux:
+    """An installation, opened. Close it, or use it in a `with`."""
+
+    def __init__(self, config: Config, store: Store) -> None:
+        self.config = config
+        self.store = store
+
+    @classmethod
+    def open(cls, config: Config, *, create: bool = False) -> Flux:
+        """Open the store; with `create` first make whatever is missing.
+
+        Raises:
+            ConfigError: the home folder cannot be made or written.
+            StoreError: the database cannot be reached, or its schema is not this version's.
+        """
+        from flux.store import Store
+
+        if create:
+            _make_home(config)
+        return cls(config, Store.open(config.database_url, durability=config.durability, create=create))
+
+    @classmethod
+    def init(cls, config: Config) -> None:
+        """Make the home folder with its `flux.toml`, and the database at the newest schema. Safe to repeat."""
+        cls.open(config, create=True).close()
+
+    @property
+    def store_path(self) -> Path | None:
+        """The file of a SQLite database; None for a server."""
+        return self.config.database_file
+
+    def close(self) -> None:
+        """Close the store."""
+        self.store.close()
+
+    def __enter__(self) -> Flux:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def lock_path(config: Config) -> Path | None:
+    """Return the file whose lock makes a supervisor the only one of a SQLite database; None for a server."""
+    file = config.database_file
+    return None if file is None else file.with_name(f"{file.name}.supervisor.lock")
+
+
+def _make_home(config: Config) -> None:
+    """Make the home and its folders, readable by their owner alone; those that are there stay as they are."""
+    try:
+        for folder in (config.home, config.dags_folder, config.logs_folder, config.run_folder):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        config.run_folder.chmod(0o700)
+        if not config.file.exists():
+            _write_template(config.file)
+    except OSError as error:
+        raise ConfigError(
+            f"Folder {error.filename!r} cannot be made or written: {error.strerror}. "
+            f"Set FLUX_HOME (now {str(config.home)!r}) to a folder of your own."
+        ) from error
+    if not os.access(config.home, os.W_OK | os.X_OK):
+        raise ConfigError(f"FLUX_HOME {str(config.home)!r} cannot be written. Set it to a folder of your own.")
+
+
+def _write_template(file: Path) -> None:
+    """Write a new `flux.toml`; the one that another process wrote meanwhile stays."""
+    try:
+        with file.open("x", encoding="utf-8") as target:
+            target.write(options.template())
+    except FileExistsError:
+        return

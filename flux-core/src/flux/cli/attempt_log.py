@@ -1,0 +1,156 @@
+"""The log of an attempt as text: whole, or as it grows."""
+
+from __future__ import annotations
+
+import codecs
+import errno
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flux.errors import NotFound, Refused
+
+if TYPE_CHECKING:
+    from flux.app import Flux
+    from flux.store.listing import AttemptRow
+    from flux.store.runs import DagRun
+
+POLL_SECONDS = 0.1
+_CHUNK = 1 << 18
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Whose log."""
+
+    run: DagRun
+    task_id: str
+    #: None: not mapped.
+    map_index: int | None
+
+
+def texts(flux: Flux, place: Place, *, attempt: int | None, follow: bool) -> Iterator[str]:
+    """Yield the log in pieces; with `follow` until its attempt, or without `attempt` the task instance, has ended.
+
+    Raises:
+        NotFound: there is no such attempt, or its log is gone.
+        Refused: there is no attempt yet and `follow` is not set.
+    """
+    if not follow:
+        yield from _whole(flux, place, attempt)
+        return
+    number = attempt or max(_latest(flux, place), 1)
+    while True:
+        yield from _growing(flux, place, number)
+        if attempt is not None or (_has_ended(flux, place) and _latest(flux, place) <= number):
+            return
+        number += 1
+
+
+def _whole(flux: Flux, place: Place, attempt: int | None) -> Iterator[str]:
+    latest = _latest(flux, place)
+    if latest == 0:
+        raise Refused(f"Task {place.task_id!r} has no attempt yet. `flux why` says what it waits for.")
+    if attempt is not None and attempt > latest:
+        raise NotFound.named(f"Attempt of task {place.task_id!r}", str(attempt), map(str, range(1, latest + 1)))
+    path = _path(flux, place, attempt or latest)
+    log = Tail(path)
+    if not log.exists():
+        raise NotFound(f"The log {str(path)!r} is gone.")
+    yield from log.read()
+    yield log.end()
+
+
+def _growing(flux: Flux, place: Place, number: int) -> Iterator[str]:
+    """Yield what is written to one attempt's log until the attempt has ended."""
+    log = Tail(_path(flux, place, number))
+    while True:
+        # Asked before the last read, so that nothing written before the end is missed.
+        over = _attempt_is_over(flux, place, number)
+        yield from log.read()
+        if over:
+            yield log.end()
+            return
+        time.sleep(POLL_SECONDS)
+
+
+class Tail:
+    """Reads a file from its start to its present end, again and again. Bad UTF-8 is replaced."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._position = 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def exists(self) -> bool:
+        return self._path.exists()
+
+    def read(self) -> Iterator[str]:
+        """Yield what was added; nothing while there is no file. A hole cut into a long log is named, not read."""
+        try:
+            file = self._path.open("rb", buffering=0)
+        except FileNotFoundError:
+            return
+        with file:
+            while True:
+                start = _next_data(file.fileno(), self._position)
+                if start > self._position:
+                    yield f"\n[{start - self._position} bytes of this log were left out]\n"
+                    self._position = start
+                data = os.pread(file.fileno(), _CHUNK, self._position)
+                if not data:
+                    return
+                self._position += len(data)
+                yield self._decoder.decode(data)
+
+    def end(self) -> str:
+        """Return what is left of a character that was cut off."""
+        return self._decoder.decode(b"", final=True)
+
+
+def _next_data(descriptor: int, position: int) -> int:
+    """Return where the next bytes are at or after `position`: beyond it only where a hole begins (lseek(2))."""
+    try:
+        return os.lseek(descriptor, position, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno in (errno.ENXIO, errno.EINVAL):  # at the end, or the file system knows no holes
+            return position
+        raise
+
+
+def _latest(flux: Flux, place: Place) -> int:
+    """The number of the latest attempt; 0: none yet."""
+    return max((row.attempt for row in _attempts(flux, place)), default=0)
+
+
+def _attempt_is_over(flux: Flux, place: Place, number: int) -> bool:
+    """Whether this attempt has ended, or will never begin."""
+    rows = {row.attempt: row for row in _attempts(flux, place)}
+    return rows[number].outcome is not None if number in rows else _has_ended(flux, place)
+
+
+def _attempts(flux: Flux, place: Place) -> list[AttemptRow]:
+    from flux.store import listing
+
+    run = place.run
+    return flux.store.read(
+        lambda c: listing.attempts(c, run.dag_id, run.run_id, place.task_id, map_index=place.map_index)
+    )
+
+
+def _has_ended(flux: Flux, place: Place) -> bool:
+    from flux.states import State
+    from flux.store import naming
+
+    found = flux.store.read(lambda c: naming.task_instance_row(c, place.run, place.task_id, place.map_index))
+    return State(found[1]).is_terminal
+
+
+def _path(flux: Flux, place: Place, attempt: int) -> Path:
+    from flux.store.advance import log_path
+
+    index = -1 if place.map_index is None else place.map_index
+    return flux.config.logs_folder / log_path(place.run, place.task_id, index, attempt)

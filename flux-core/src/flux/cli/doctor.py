@@ -1,0 +1,174 @@
+"""`flux doctor`: what is wrong with this installation, and how to mend it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from flux.cli import output, session
+from flux.cli.exit_codes import FAILED
+from flux.errors import FluxError
+
+if TYPE_CHECKING:
+    from flux.app import Flux
+    from flux.config import Config
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one look at the installation found."""
+
+    check: str
+    #: ok, warning or error.
+    state: str
+    message: str
+    #: Empty when nothing is to be done.
+    remedy: str = ""
+
+
+@click.command()
+@output.json_option
+@click.pass_context
+def doctor(ctx: click.Context, as_json: bool) -> None:
+    """Say what is wrong with this installation and how to mend it. Exit code 1 when something is.
+
+    \b
+    Example:
+      flux doctor
+    """
+    findings = list(examine())
+    if as_json:
+        output.document(findings)
+    else:
+        output.table(
+            ("CHECK", "STATE", "WHAT IT IS", "WHAT TO DO"),
+            [(each.check, each.state, each.message, each.remedy) for each in findings],
+            empty="",
+        )
+    if any(finding.state == "error" for finding in findings):
+        ctx.exit(FAILED)
+
+
+def examine() -> Iterator[Finding]:
+    """Look at everything, from the ground up; what needs something that is broken is not looked at."""
+    from flux.app import Flux
+
+    yield from _package()
+    yield from _zones()
+    try:
+        config = session.configuration()
+    except FluxError as error:
+        yield Finding("configuration", "error", str(error), "Mend the option that the message names.")
+        return
+    yield from _folders(config)
+    yield from _space(config)
+    try:
+        flux = Flux.open(config)
+    except FluxError as error:
+        yield Finding("database", "error", str(error), "Do what the message says, then run this again.")
+        return
+    with flux:
+        yield Finding("database", "ok", f"{flux.store.url} has the newest schema.")
+        for look in (_system, _import_errors, _pools):
+            yield from _guarded(look, flux)
+
+
+def _guarded(look: Callable[[Flux], Iterator[Finding]], flux: Flux) -> Iterator[Finding]:
+    try:
+        yield from look(flux)
+    except FluxError as error:
+        yield Finding(look.__name__.strip("_").replace("_", " "), "error", str(error), "Do what the message says.")
+
+
+def _package() -> Iterator[Finding]:
+    """The import name `flux` is also that of other distributions, which may lie over ours."""
+    from importlib.metadata import packages_distributions
+
+    owners = set(packages_distributions().get("flux", [])) - {"flux-core"}
+    if owners:
+        names = ", ".join(sorted(owners))
+        yield Finding(
+            "package", "error", f"{names} installs another package named flux.", f"Run `pip uninstall {names}`, "
+            "then `pip install --force-reinstall flux-core`, or use an environment of its own.",
+        )  # fmt: skip
+    else:
+        yield Finding("package", "ok", f"flux-core in {Path(__file__).parents[1]}, {sys.executable}")
+
+
+def _zones() -> Iterator[Finding]:
+    from flux.errors import BadDate
+    from flux.times import zone
+
+    try:
+        zone("America/Los_Angeles")
+    except BadDate:
+        yield Finding("time zones", "error", "The data of time zones is missing.", "Run `pip install tzdata`.")
+    else:
+        yield Finding("time zones", "ok", "The data of time zones is there.")
+
+
+def _folders(config: Config) -> Iterator[Finding]:
+    for name, folder in (
+        ("home", config.home),
+        ("dags folder", config.dags_folder),
+        ("logs folder", config.logs_folder),
+        ("run folder", config.run_folder),
+    ):
+        if not folder.is_dir():
+            yield Finding(name, "error", f"{folder} does not exist.", "Run `flux init`.")
+        elif not os.access(folder, os.R_OK | os.X_OK | (0 if name == "dags folder" else os.W_OK)):
+            yield Finding(
+                name, "error", f"{folder} cannot be used by this user.", f"Run `chown -R {os.getuid()} {folder}`."
+            )
+        else:
+            yield Finding(name, "ok", str(folder))
+
+
+def _space(config: Config) -> Iterator[Finding]:
+    import shutil
+
+    if not config.logs_folder.is_dir():
+        return
+    free = shutil.disk_usage(config.logs_folder).free
+    if free < config.min_free_bytes:
+        message = f"{free // 1_000_000} MB are free for logs, fewer than min_free_bytes; nothing new starts."
+        yield Finding("disk", "error", message, f"Make space on the disk of {config.logs_folder}.")
+    else:
+        yield Finding("disk", "ok", f"{free // 1_000_000} MB are free for logs.")
+
+
+def _system(flux: Flux) -> Iterator[Finding]:
+    from flux.running import actions
+
+    if actions.is_running(flux):
+        yield Finding("system", "ok", "It runs.")
+    else:
+        yield Finding("system", "warning", "No system runs on this home: nothing is scheduled.", "Run `flux up`.")
+
+
+def _import_errors(flux: Flux) -> Iterator[Finding]:
+    from flux.store import dags
+
+    broken = flux.store.read(dags.errors)
+    for file in broken:
+        message = (file.error or {}).get("message", "")
+        yield Finding("import errors", "error", f"{file.path}: {message}", "See `flux dag errors`; mend the file.")
+    if not broken:
+        yield Finding("import errors", "ok", "Every DAG file could be read.")
+
+
+def _pools(flux: Flux) -> Iterator[Finding]:
+    from flux.store import pools
+
+    missing = flux.store.read(pools.missing)
+    for pool in missing:
+        message = f"Tasks name pool {pool.name!r}, which nobody has made: they wait."
+        yield Finding("pools", "warning", message, f"Run `flux pool set {pool.name} SLOTS`.")
+    if not missing:
+        yield Finding("pools", "ok", "Every pool that tasks name is there.")

@@ -1,0 +1,346 @@
+"""Brings the store up to the DAGs folder: finds changed files by content, has each read in a process of its own.
+
+The kernel tells of changes at once (inotify); a scan every few seconds is the safety net, for file systems and moves it
+does not tell of. A scan compares time stamps first and contents then, so a file is read once for each content. A DAG
+file is read again when anything it was read from has changed: modules below the folder, template files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from flux import linux
+from flux.config import Config
+from flux.dag_file import dag_files
+from flux.loop import Loop, Timer
+from flux.running.versions import Shelved, shelve
+from flux.store import dags
+from flux.store.dags import DagFile, Reading, Registered
+from flux.times import utc_now
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+    from flux.app import Flux
+    from flux.running.launcher_client import LauncherClient
+
+#: Files read at the same time.
+_READERS = 2
+#: Changes that come together are looked at together.
+_SETTLE_SECONDS = 0.01
+
+#: (modification time in ns, size, inode) of a file; None: it is not there.
+Stamp = tuple[int, int, int] | None
+
+
+class Database(Protocol):
+    """Runs work in a transaction and calls back in the loop; `writer.Writer` is one."""
+
+    def call(
+        self,
+        work: Callable[[sa.Connection], Any],
+        done: Callable[[Any], object] = ...,
+        *,
+        failed: Callable[[Exception], object] | None = None,
+        reads_only: bool = False,
+    ) -> None: ...
+
+
+@dataclass(slots=True)
+class _Known:
+    """A DAG file as it was last read."""
+
+    #: {path: SHA-256} of what it was read from; "" for a file that could not be read at all.
+    sources: Mapping[str, str]
+    stamps: Mapping[str, Stamp] = field(default_factory=dict)
+    has_error: bool = False
+
+
+class Folder:
+    """The DAGs folder as the store knows it.
+
+    Args:
+        on_changed: called in the loop with the DAGs of a file that was read, after they were stored, and with an
+            empty list when a file is gone.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        loop: Loop,
+        database: Database,
+        launcher: Callable[[], LauncherClient | None],
+        on_changed: Callable[[Sequence[Registered], Sequence[Shelved]], object],
+    ) -> None:
+        self._config = config
+        self._root = str(config.dags_folder)
+        self._loop = loop
+        self._database = database
+        self._launcher = launcher
+        self._on_changed = on_changed
+        self._known: dict[str, _Known] = {}
+        self._is_loaded = False
+        self._waiting: deque[str] = deque()
+        self._reading: dict[int, tuple[str, dict[str, Stamp]]] = {}
+        self._storing = 0
+        self._numbers = 0
+        self._syncs: list[Callable[[], object]] = []
+        self._watcher: linux.Inotify | None = None
+        self._watched: set[str] = set()
+        self._settling: Timer | None = None
+
+    # --- watching --------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Learn what the store has, read what has changed since, and go on watching."""
+        try:
+            self._watcher = linux.Inotify()
+        except OSError as error:
+            print(f"folder: no notice of changes ({error}); scanning only", file=sys.stderr, flush=True)
+        else:
+            self._loop.add_reader(self._watcher.fd, self._noticed)
+        self.load()
+        self._loop.call_later(self._config.scan_seconds, self._scan_again)
+
+    def sync(self, done: Callable[[], object]) -> None:
+        """Read what has changed by now, and call `done` when all of it is stored."""
+        self._syncs.append(done)
+        if self._is_loaded:
+            self._scan()
+        self._settled()
+
+    def launcher_changed(self) -> None:
+        """Ask again what a launcher that died was reading."""
+        self._waiting.extendleft(path for path, _ in self._reading.values())
+        self._reading.clear()
+        self._read_next()
+
+    def load(self) -> None:
+        """Learn what the store has, and read what has changed since."""
+        self._database.call(dags.files, self._loaded, reads_only=True)
+
+    def _loaded(self, files: Sequence[DagFile]) -> None:
+        for file in files:
+            if file.hash:
+                sources = file.sources or {file.path: file.hash}
+                self._known[file.path] = _Known({**sources, file.path: file.hash}, has_error=file.error is not None)
+            elif file.hash == "":
+                self._known[file.path] = _Known({file.path: ""}, has_error=True)
+        self._is_loaded = True
+        self._scan()
+
+    def _noticed(self) -> None:
+        assert self._watcher is not None
+        if self._watcher.read() and self._settling is None:
+            self._settling = self._loop.call_later(_SETTLE_SECONDS, self._scan_settled)
+
+    def _scan_settled(self) -> None:
+        self._settling = None
+        if self._is_loaded:
+            self._scan()
+
+    def _scan_again(self) -> None:
+        if self._is_loaded:
+            self._scan()
+        self._loop.call_later(self._config.scan_seconds, self._scan_again)
+
+    def _watch(self) -> None:
+        """Have the kernel tell of changes in every folder below the root; new ones are added as they appear."""
+        if self._watcher is None:
+            return
+        mask = (
+            linux.IN_CLOSE_WRITE | linux.IN_MOVED_TO | linux.IN_MOVED_FROM | linux.IN_DELETE | linux.IN_CREATE
+        )  # fmt: skip
+        folders = {self._root}
+        for here, names, _ in os.walk(self._root, followlinks=True):
+            names[:] = [name for name in names if not name.startswith(".") and name != "__pycache__"]
+            folders.update(os.path.join(here, name) for name in names)
+        for folder in folders - self._watched:
+            try:
+                self._watcher.add(folder, mask)
+            except OSError:
+                continue  # gone again, or no watch left: the scan sees it
+        self._watched = folders
+
+    # --- finding changes -------------------------------------------------------------------------------------------
+
+    def _scan(self) -> None:
+        self._watch()
+        busy = {path for path, _ in self._reading.values()} | set(self._waiting)
+        present = dag_files(self._root)
+        changed = any(path not in self._known for path in present)
+        for path in present:
+            if path in busy:
+                continue
+            known = self._known.get(path)
+            if known is None or self._has_changed(path, known):
+                self._waiting.append(path)
+                changed = True
+        if changed:  # what a broken file lacked may be there now
+            queued = set(self._waiting) | busy
+            self._waiting.extend(path for path in present if path not in queued and self._known[path].has_error)
+        for path in self._known.keys() - set(present) - busy:
+            self._gone(path)
+        self._read_next()
+
+    def _has_changed(self, path: str, known: _Known) -> bool:
+        stamps = {source: self._stamp(source) for source in known.sources}
+        if stamps == known.stamps:
+            return False
+        if any(self._hash(source) != sha for source, sha in known.sources.items()):
+            return True
+        known.stamps = stamps
+        return False
+
+    def _stamp(self, path: str) -> Stamp:
+        try:
+            status = os.stat(os.path.join(self._root, path))
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_size, status.st_ino
+
+    def _hash(self, path: str) -> str | None:
+        try:
+            with open(os.path.join(self._root, path), "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError:
+            return None
+
+    def _gone(self, path: str) -> None:
+        del self._known[path]
+        self._store(path, Reading(hash=None), None)
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    def _read_next(self) -> None:
+        launcher = self._launcher()
+        while launcher is not None and self._waiting and len(self._reading) < _READERS:
+            path = self._waiting.popleft()
+            known = self._known.get(path)
+            stamps = {source: self._stamp(source) for source in (known.sources if known else ())}
+            stamps[path] = self._stamp(path)
+            self._numbers += 1
+            self._reading[self._numbers] = (path, stamps)
+            launcher.read(self._numbers, self._root, path, self._config.import_timeout_seconds)
+        self._settled()
+
+    def read_done(self, message: Mapping[str, Any]) -> None:
+        """Take the launcher's answer to `read`, and store it."""
+        path, stamps = self._reading.pop(message["id"], (None, {}))
+        if path is None:
+            return  # asked again since
+        sources: dict[str, str] = dict(message["sources"] or {})
+        if path not in sources:
+            sources[path] = self._hash(path) or ""
+        self._known[path] = _Known(
+            sources,
+            # What was not looked at before the reading is looked at once more by the next scan.
+            {source: stamps.get(source, (0, 0, 0)) for source in sources},
+            has_error=message["error"] is not None,
+        )
+        reading = Reading(
+            hash=sources[path],
+            structures=message["structures"] or (),
+            sources=sources,
+            contents=self._contents(sources.values()),
+            warnings=message["warnings"] or (),
+            error=message["error"],
+        )
+        self._store(path, reading, message["host"])
+        self._read_next()
+
+    def _contents(self, hashes: Any) -> dict[str, bytes]:
+        found = {}
+        for sha in hashes:
+            try:
+                found[sha] = (self._config.run_folder / "sources" / sha).read_bytes()
+            except OSError:
+                continue  # of a file that could not be read; or the store has it
+        return found
+
+    def _store(self, path: str, reading: Reading, host: int | None) -> None:
+        def work(connection: sa.Connection) -> tuple[list[Registered], list[Shelved]]:
+            registered = dags.register(connection, path, reading, utc_now())
+            return registered, [shelve(connection, self._config, item.version_id) for item in registered]
+
+        def done(result: tuple[list[Registered], list[Shelved]]) -> None:
+            self._storing -= 1
+            registered, shelved = result
+            launcher = self._launcher()
+            if launcher is not None and host is not None:
+                if shelved:
+                    launcher.keep(host, [version.hash for version in shelved])
+                else:
+                    launcher.drop(host)
+            self._on_changed(registered, shelved)
+            self._settled()
+
+        def failed(error: Exception) -> None:
+            self._storing -= 1
+            self._known.pop(path, None)  # the next scan tries again
+            print(f"folder: {path}: {error}", file=sys.stderr, flush=True)
+            self._settled()
+
+        self._storing += 1
+        self._database.call(work, done, failed=failed)
+
+    def _settled(self) -> None:
+        if self._is_loaded and not self._waiting and not self._reading and not self._storing:
+            syncs, self._syncs = self._syncs, []
+            for done in syncs:
+                done()
+
+
+class _Direct:
+    """A database for a command without a system: runs the work at once."""
+
+    def __init__(self, flux: Flux, loop: Loop) -> None:
+        self._flux = flux
+        self._loop = loop
+
+    def call(
+        self,
+        work: Callable[[sa.Connection], Any],
+        done: Callable[[Any], object] = lambda _: None,
+        *,
+        failed: Callable[[Exception], object] | None = None,
+        reads_only: bool = False,
+    ) -> None:
+        store = self._flux.store
+        value = (store.read if reads_only else store.write)(work)
+        self._loop.call_soon_threadsafe(lambda: done(value))
+
+
+def sync_here(flux: Flux) -> None:
+    """Read what has changed in the DAGs folder by an own launcher, for a command when no system runs. Blocks."""
+    from flux.running.launcher_client import LauncherClient
+
+    loop = Loop()
+    database = _Direct(flux, loop)
+    launcher: LauncherClient | None = None
+
+    def connected() -> LauncherClient:
+        nonlocal launcher
+        if launcher is None:
+            launcher = LauncherClient.private(loop, flux.config.run_folder, heard, loop.stop)
+        return launcher
+
+    def heard(_: LauncherClient, message: Mapping[str, Any]) -> None:
+        if message["op"] == "read":
+            folder.read_done(message)
+
+    folder = Folder(flux.config, loop, database, connected, lambda registered, shelved: None)
+    folder.sync(loop.stop)
+    folder.load()
+    try:
+        loop.run()
+    finally:
+        if launcher is not None:
+            launcher.close()
+        loop.close()

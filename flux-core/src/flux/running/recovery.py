@@ -1,0 +1,108 @@
+"""What a starting supervisor does with the attempts that an earlier one left open.
+
+Three facts decide about each: whether the launcher still has its process or its exit, whether its result file is there,
+and whether the launcher is the one it was given to. The launcher has its process: adopted. It ended: recorded as it
+ended. The same launcher never heard of it: it was never launched, which costs no attempt. Another launcher: lost; what
+carries its claim is ended first.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from flux import process
+from flux.config import Config
+from flux.loop import Loop
+from flux.running.open_attempts import loss, result_file
+from flux.running.versions import shelve
+from flux.states import Outcome, State
+from flux.store import held, jobs, runs, transitions
+from flux.store.advance import Claimed, End
+from flux.store.held import Held
+from flux.store.runs import DagRun, Structures
+from flux.times import utc_now
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+_GRACE = 2.0
+_DEADLINE = 20.0
+
+
+@dataclass(slots=True)
+class Stock:
+    """What there is to take over."""
+
+    #: (attempt, hash of its version, pid) whose process runs or whose exit the launcher keeps.
+    running: list[tuple[Claimed, str, int | None]] = field(default_factory=list)
+    #: (sensor, hash of its version).
+    waiting: list[tuple[Claimed, str]] = field(default_factory=list)
+    #: Ends that are known now.
+    ends: list[End] = field(default_factory=list)
+    #: Attempts whose processes, if any are left, are to be ended before they are recorded as lost: (attempt, log).
+    lost: list[tuple[Claimed, str]] = field(default_factory=list)
+    retrying: list[tuple[int, datetime]] = field(default_factory=list)
+    #: Running runs with a dagrun_timeout.
+    deadlines: list[DagRun] = field(default_factory=list)
+
+
+def take_stock(
+    connection: sa.Connection, config: Config, structures: Structures, job_id: int, launcher: Mapping[str, Any]
+) -> Stock:
+    """Become the holder of every open attempt of jobs that have ended, and say what is to be done with each.
+
+    Args:
+        launcher: its state message.
+    """
+    now = utc_now()
+    stock = Stock(retrying=held.retrying(connection), deadlines=runs.with_deadline(connection))
+    processes = {item["claim"]: item.get("pid") for item in launcher["claims"]}
+    processes |= {item["claim"]: item.get("pid") for item in launcher["exits"]}
+    orphans = [item for item in held.everything(connection, structures) if item.job_id != job_id]
+    for item in orphans:
+        _sort(connection, config, item, launcher["launcher"], processes, stock, now)
+    transitions.adopt(connection, [item.claimed.claim for item in orphans], job_id)
+    for job in jobs.running(connection, ["supervisor"]):
+        if job.id != job_id:
+            jobs.end(connection, job.id, "lost", now)
+    return stock
+
+
+def _sort(
+    connection: sa.Connection,
+    config: Config,
+    item: Held,
+    launcher: str,
+    processes: Mapping[int, int | None],
+    stock: Stock,
+    now: datetime,
+) -> None:
+    claimed = item.claimed
+    if item.state is State.DEFERRED:
+        stock.waiting.append((claimed, shelve(connection, config, claimed.version_id).hash))
+    elif claimed.claim in processes:
+        version = shelve(connection, config, claimed.version_id).hash
+        stock.running.append((claimed, version, processes[claimed.claim]))
+    elif item.launcher == launcher and not result_file(config, claimed.claim).exists():
+        stock.ends.append(End(claimed.claim, Outcome.NEVER_LAUNCHED, "never launched: its supervisor died", now))
+    else:
+        stock.lost.append((claimed, str(config.logs_folder / item.log)))
+
+
+def clean_up(loop: Loop, lost: Sequence[tuple[Claimed, str]], done: Callable[[Sequence[End]], object]) -> None:
+    """End what is left of lost attempts, in a thread of its own, then give their ends to `done` in the loop."""
+    if not lost:
+        return
+    owners = [process.Owner(claimed.claim, None, log) for claimed, log in lost]
+
+    def clean() -> None:
+        process.end_now(owners, grace=_GRACE, deadline=_DEADLINE)
+        now = utc_now()
+        ends = [End(claimed.claim, *loss(log, None), now) for claimed, log in lost]
+        loop.call_soon_threadsafe(lambda: done(ends))
+
+    threading.Thread(target=clean, name="leftovers", daemon=True).start()

@@ -1,0 +1,160 @@
+"""One process of attempts: what runs in it after a DAG host has forked it, or in a fresh interpreter.
+
+`python -m flux.running.runner` reads its order from standard input, `{"run_folder", "version", "spec"}` for an attempt
+or `{"run_folder", "version", "specs", "report_fd"}` for pokes, and imports the version itself. Standard library until
+it has its version.
+"""
+
+# ruff: noqa: PTH123
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from flux import linux, process
+from flux.running import faults
+
+if TYPE_CHECKING:
+    from flux.attempt import AttemptEnd, AttemptSpec
+    from flux.dag_file import DagFile
+
+#: Added to the attempt's badness when memory runs out: tasks die before the processes that watch them.
+_OOM_SCORE = "300"
+_RESET = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def enter(parent: int, log: int, home: str, *, claim: int = 0) -> None:
+    """Make a process that was just forked one of attempts: own session, own log, dies with its parent.
+
+    Args:
+        parent: pid of the process that forked it.
+        log: descriptor that becomes standard output and error.
+        home: becomes the working folder.
+        claim: what its processes carry as FLUX_CLAIM; 0: none.
+    """
+    os.setsid()
+    linux.die_with_parent()
+    if os.getppid() != parent:
+        os._exit(1)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    for signum in _RESET:
+        signal.signal(signum, signal.SIG_DFL)
+    text = process.claim_text(claim)
+    linux.overwrite_in_environment("FLUX_CLAIM", text)
+    os.environ["FLUX_CLAIM"] = text
+    try:
+        os.chdir(home)
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write(_OOM_SCORE)
+    except OSError:  # no such file elsewhere; already higher
+        pass
+    gc.enable()
+
+
+def run(file: DagFile, spec: AttemptSpec) -> NoReturn:
+    """Run an attempt and end the process: exit status 0 unless it failed; SIGTERM when it was killed by that."""
+    from flux import attempt
+    from flux.errors import TaskKilled
+    from flux.running.channel import ChannelWorld
+
+    status = 70  # ours: the attempt's body itself broke; its traceback is in the log
+    try:
+        attempt.setup_logging()
+        attempt.install_kill_handler()
+        _new_random_numbers()
+        task = file.task(spec.dag_id, spec.task_id)
+        end = attempt.execute(task, spec, ChannelWorld(spec.endpoint, spec.claim), read_file=file.read_file)
+        status = _leave_end(end, spec)
+    except (TaskKilled, KeyboardInterrupt):
+        _flush()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        process.send(os.getpid(), signal.SIGTERM)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    _flush()
+    os._exit(status)
+
+
+def _leave_end(end: AttemptEnd, spec: AttemptSpec) -> int:
+    from flux import attempt
+
+    faults.point("before_result_file")
+    attempt.write_end(end, spec.result_file)
+    faults.point("after_result_file")
+    return 1 if end.outcome == "failed" else 0
+
+
+def _new_random_numbers() -> None:
+    """Python reseeds its own generator at a fork; NumPy's would give every attempt the same numbers."""
+    numpy_random: Any = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):  # closed by the task
+            pass
+
+
+def main() -> NoReturn:
+    """Carry out the order on standard input."""
+    order = json.loads(sys.stdin.buffer.read())
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+
+    from flux import dag_file
+    from flux.attempt import AttemptSpec
+    from flux.errors import DagFileError
+
+    specs = [AttemptSpec(**data) for data in order.get("specs") or [order["spec"]]]
+    try:
+        manifest = dag_file.Manifest.read(order["run_folder"], order["version"])
+        finder = dag_file.SourceFinder(manifest.folder, manifest.contents(order["run_folder"]))
+        file = dag_file.read(finder, manifest.file)
+        file.task(specs[0].dag_id, specs[0].task_id)
+    except DagFileError as error:
+        if "specs" in order:
+            _report_failed(order["report_fd"], specs, str(error))
+        _fail(specs[0], error)
+    if "specs" in order:
+        from flux.running import pokes
+
+        pokes.run(file, specs, order["report_fd"])
+    run(file, specs[0])
+
+
+def _fail(spec: AttemptSpec, error: Any) -> NoReturn:
+    from flux import attempt
+    from flux.times import iso, utc_now
+
+    print(error.traceback or error, file=sys.stderr)
+    now = iso(utc_now()) or ""
+    reason = f"its DAG file could not be imported: {error}"
+    status = _leave_end(attempt.AttemptEnd("failed", reason, True, {}, {}, None, now, now), spec)
+    _flush()
+    os._exit(status)
+
+
+def _report_failed(report_fd: int, specs: list[AttemptSpec], error: str) -> NoReturn:
+    from flux.running import pokes
+
+    for spec in specs:
+        pokes.tell(report_fd, pokes.failure(spec.claim, error))
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

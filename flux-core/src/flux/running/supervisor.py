@@ -1,0 +1,492 @@
+"""The supervisor: makes runs, claims and launches tasks, records ends. `python -m flux.running.supervisor`.
+
+One event loop and one database thread. The loop hears the launcher, attempts, commands, the DAGs folder and its timers,
+and turns them into events; the thread writes whatever has piled up in one transaction (`writer`), whose outcome the loop
+acts upon after the commit. It imports no author's code and never forks.
+
+It may die at any time: what was committed is adopted by the next one (`recovery`), from the launcher that still holds
+the attempts and their exit statuses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import fcntl
+import gc
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flux import linux
+from flux.app import Flux, lock_path
+from flux.builtin import plugin_host
+from flux.config import Config, load
+from flux.errors import AlreadyRunning, FluxError
+from flux.executor import BaseExecutor
+from flux.loop import Loop
+from flux.running import recovery
+from flux.running.open_attempts import Attempts
+from flux.running.deferred import Deferred
+from flux.running.folder import Folder
+from flux.running.heart import Heart
+from flux.running.launcher_client import LauncherClient
+from flux.running.scheduler import Scheduler
+from flux.running.server import Answer, Server
+from flux.running.sweep import Sweep
+from flux.running.versions import Shelved, shelve
+from flux.running.writer import Writer, has_space
+from flux.states import Outcome
+from flux.store import jobs, runs
+from flux.store.advance import Claimed, End, Holder, Outcomes, time_out
+from flux.store.dags import Registered
+from flux.store.structures import StructureCache
+from flux.times import SystemClock, iso, utc_now
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+#: Looks at the clock and at what waits for space or for others, once a second.
+_TICK_SECONDS = 1.0
+#: The wall clock was set when it moved against the monotonic one by more than this.
+_CLOCK_SET_SECONDS = 2.0
+#: Other processes may have written without telling (a lost message): looked at this often.
+_SAFETY_LOOK_SECONDS = 10.0
+#: After the grace of a kill, until the launcher is left to the hypervisor.
+_LAST_EXITS_SECONDS = 1.5
+
+
+class Supervisor:
+    """The parts of a supervisor and what passes between them.
+
+    Args:
+        on_ready: called when the system takes work.
+    """
+
+    def __init__(self, flux: Flux, loop: Loop, environ: Mapping[str, str], on_ready: Callable[[], object]) -> None:
+        config = flux.config
+        self._flux = flux
+        self._config = config
+        self._loop = loop
+        self._on_ready = on_ready
+        self._clock = SystemClock()
+        self._structures = StructureCache()
+        self._executor: BaseExecutor = plugin_host().executor(config.executor)(config.parallelism)
+        self._host = socket.gethostname()
+        #: What the launcher said when the connection was made; None: there is no connection.
+        self._launcher_state: Mapping[str, Any] | None = None
+        self._launcher_id = ""
+        self._job_id = 0
+        self._started_at = utc_now()
+        #: Hash of each version that DAG hosts can load, by its row number.
+        self._shelved: dict[int, str] = {}
+        #: (dag_id, run_id) -> who waits for its end.
+        self._run_waits: dict[tuple[str, str], list[Answer]] = {}
+        #: Claims whose interruption is to be committed before anything is signalled.
+        self._interrupting: set[int] | None = None
+        self._stop_order: Mapping[str, Any] = {}
+        self._is_draining = False
+        self._is_ready = False
+        self._wall_offset = self._offset()
+        self._since_look = 0.0
+        self._writer = Writer(
+            flux.store,
+            loop,
+            self._clock,
+            self._structures,
+            parallelism=self._executor.parallelism,
+            has_space=lambda: has_space(str(config.logs_folder), config.min_free_bytes),
+            on_outcomes=self._advanced,
+        )
+        launcher = self._connected_launcher
+        self._attempts = Attempts(config, loop, self._clock, self._writer, self._executor, launcher)
+        self._deferred = Deferred(config, loop, self._clock, self._writer, launcher)
+        self._scheduler = Scheduler(loop, self._clock, self._writer)
+        self._folder = Folder(config, loop, self._writer, launcher, self._file_changed)
+        self._sweep = Sweep(loop, self._clock, self._writer, self._structures)
+        self._server = Server(
+            config,
+            loop,
+            self._clock,
+            self._writer,
+            environ,
+            {"wake": self._wake, "status": self._status, "sync": self._sync, "wait_run": self._wait_run},
+        )
+
+    # --- starting --------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin: connect to the launcher, take over what an earlier supervisor left, then take work."""
+        self._job_id = self._flux.store.write(self._register)
+        self._writer.start()
+        self._server.start()
+        self._client = self._connect()
+        self._loop.call_later(_TICK_SECONDS, self._tick)
+
+    def _register(self, connection: sa.Connection) -> int:
+        return jobs.register(connection, "supervisor", self._host, boot_id(), os.getpid(), utc_now())
+
+    def _connect(self) -> LauncherClient:
+        return LauncherClient(
+            self._loop,
+            self._config.run_folder / "launcher.sock",
+            self._heard,
+            self._launcher_gone,
+            settings=launcher_settings(self._config),
+        )
+
+    def _connected_launcher(self) -> LauncherClient | None:
+        return self._client if self._launcher_state is not None else None
+
+    def _launcher_gone(self) -> None:
+        """The connection is lost; when it is back, its state says whether it is the same launcher."""
+        self._launcher_state = None
+        self._client = self._connect()
+        if self._stop_order.get("is_carried_out"):
+            self._end()  # the launcher has ended after its last attempt
+
+    def _heard(self, _: LauncherClient, message: Mapping[str, Any]) -> None:
+        """Take a message of the launcher."""
+        match message["op"]:
+            case "state":
+                self._launcher_came(message)
+            case "started":
+                self._attempts.started(message)
+            case "exit":
+                if not self._attempts.exited(message) and self._is_ready:
+                    self._client.ack([message["claim"]])
+            case "poked":
+                self._deferred.poked(message)
+            case "read":
+                self._folder.read_done(message)
+
+    def _launcher_came(self, state: Mapping[str, Any]) -> None:
+        self._launcher_state = state
+        is_new, self._launcher_id = state["launcher"] != self._launcher_id, state["launcher"]
+        if not self._is_ready:
+            self._writer.call(self._take_stock, self._recover)
+            return
+        if is_new:
+            print("supervisor: the launcher died; another one is there", file=sys.stderr, flush=True)
+            self._attempts.launcher_lost()
+        self._folder.launcher_changed()
+        self._deferred.launcher_lost()
+        self._take_exits(state)
+        self._attempts.launcher_came(known={item["claim"] for item in state["claims"]})
+        self._deferred.launcher_came()
+        self._begin_claiming()
+
+    def _take_exits(self, state: Mapping[str, Any]) -> None:
+        """Take the exits that no supervisor has acknowledged; those of claims that nobody holds are dropped."""
+        self._client.ack([exit["claim"] for exit in state["exits"] if not self._attempts.exited(exit)])
+
+    def _take_stock(self, connection: sa.Connection) -> recovery.Stock:
+        return recovery.take_stock(
+            connection, self._config, self._structures.through(connection), self._job_id, self._launcher_state or {}
+        )
+
+    def _recover(self, stock: recovery.Stock) -> None:
+        """Act upon what an earlier supervisor left, then take work."""
+        for item, version, pid in stock.running:
+            self._attempts.adopt(item, version, self._host, pid)
+        for item, version in stock.waiting:
+            self._deferred.add(item, version, self._host, adopted=True)
+        if self._launcher_state is not None:
+            self._take_exits(self._launcher_state)
+        self._writer.end(*stock.ends)
+        recovery.clean_up(self._loop, stock.lost, lambda ends: self._writer.end(*ends))
+        self._wake_later(stock.retrying)
+        for run in stock.deadlines:
+            self._time_out_later(run.id, run.deadline_at)
+        self._is_ready = True
+        self._begin_claiming()
+        self._folder.start()
+        self._scheduler.refresh()
+        self._sweep.start()
+        self._writer.call(lambda connection: jobs.set_state(connection, self._job_id, "running"), self._say_ready)
+
+    def _say_ready(self, _: bool) -> None:
+        self._folder.sync(self._on_ready)
+
+    def _begin_claiming(self) -> None:
+        if self._interrupting is None and not self._is_draining:
+            holder = Holder(self._job_id, self._launcher_id, self._host)
+            self._writer.begin_claiming(holder, self._attempts.claims)
+
+    # --- after a commit --------------------------------------------------------------------------------------------
+
+    def _advanced(self, outcomes: Outcomes, ends: Sequence[End]) -> None:
+        """Act upon a committed transaction."""
+        self._attempts.committed(ends)
+        for item in outcomes.claimed:
+            self._with_version(item.version_id, lambda version, item=item: self._begin(item, version))
+        for claim in outcomes.fenced:
+            if self._interrupting is None:
+                print(f"supervisor: claim {claim} ended, but nobody holds it any more", file=sys.stderr, flush=True)
+        self._wake_later(outcomes.retrying)
+        for run in outcomes.runs_started:
+            self._time_out_later(run.id, run.deadline_at)
+        for run in outcomes.runs_ended:
+            for answer in self._run_waits.pop((run.dag_id, run.run_id), ()):
+                answer({})
+        if outcomes.runs_ended:
+            self._scheduler.consider(sorted({run.dag_row for run in outcomes.runs_ended}))
+        if self._interrupting is not None:
+            self._interrupting.difference_update(end.claim for end in ends)
+            self._kill_all()
+        elif self._is_draining and not self._attempts.claims:
+            self._stop_order = {"grace": 0, "reason": "drained"}
+            self._begin_stop()
+
+    def _with_version(self, version_id: int, then: Callable[[str], object]) -> None:
+        """Call `then` with the version's hash as soon as DAG hosts can load it."""
+        known = self._shelved.get(version_id)
+        if known is not None:
+            then(known)
+            return
+
+        def done(version: Shelved) -> None:
+            self._shelved[version.id] = version.hash
+            then(version.hash)
+
+        self._writer.call(lambda connection: shelve(connection, self._config, version_id), done, reads_only=True)
+
+    def _begin(self, item: Claimed, version: str) -> None:
+        if item.task.sensor is None:
+            self._attempts.begin(item, version, self._host)
+        else:
+            self._deferred.add(item, version, self._host)
+
+    def _wake_later(self, retrying: Sequence[tuple[int, datetime]]) -> None:
+        for row, at in retrying:
+            seconds = (at - self._clock.now()).total_seconds()
+            self._loop.call_later(max(seconds, 0.0), lambda row=row: self._writer.wake(row))
+
+    def _time_out_later(self, run_row: int, deadline_at: datetime | None) -> None:
+        if deadline_at is not None:
+            seconds = (deadline_at - self._clock.now()).total_seconds()
+            self._loop.call_later(max(seconds, 0.0), lambda: self._time_out(run_row))
+
+    def _time_out(self, run_row: int) -> None:
+        """Fail a run that took longer than its dagrun_timeout: what has not begun is skipped, what runs is killed."""
+
+        def done(claims: Sequence[int]) -> None:
+            for claim in claims:
+                self._attempts.kill(claim, Outcome.KILLED)
+                self._deferred.give_up(claim, "its run took longer than dagrun_timeout")
+            self._writer.look()
+
+        self._writer.call(
+            lambda connection: time_out(connection, self._structures.through(connection), run_row, utc_now()), done
+        )
+
+    # --- the folder and commands -----------------------------------------------------------------------------------
+
+    def _file_changed(self, registered: Sequence[Registered], shelved: Sequence[Shelved]) -> None:
+        self._shelved.update((version.id, version.hash) for version in shelved)
+        if not registered:
+            self._scheduler.refresh()
+            return
+        self._scheduler.consider([item.dag.id for item in registered])
+        changed = [key for item in registered for key in item.changed_limits]
+        if changed:
+            self._writer.release(*changed)
+
+    def _wake(self, _: Mapping[str, Any], answer: Answer) -> None:
+        """Others have written: look for what they made ready, unpaused or changed."""
+        self._writer.look()
+        self._scheduler.refresh()
+        self._learn()
+        answer({})
+
+    def _learn(self) -> None:
+        """Take over the timers of runs that others started."""
+        self._writer.call(
+            runs.with_deadline,
+            lambda found: [self._time_out_later(run.id, run.deadline_at) for run in found],
+            reads_only=True,
+        )
+
+    def _sync(self, _: Mapping[str, Any], answer: Answer) -> None:
+        self._folder.sync(lambda: answer({}))
+
+    def _status(self, _: Mapping[str, Any], answer: Answer) -> None:
+        answer({"pid": os.getpid(), "started_at": iso(self._started_at), "trouble": self._writer.trouble})
+
+    def _wait_run(self, question: Mapping[str, Any], answer: Answer) -> None:
+        dag_id, run_id = question["dag_id"], question["run_id"]
+        self._run_waits.setdefault((dag_id, run_id), []).append(answer)
+
+        def done(has_ended: bool) -> None:
+            if has_ended:
+                for waiting in self._run_waits.pop((dag_id, run_id), ()):
+                    waiting({})
+
+        self._writer.call(lambda connection: runs.has_ended(connection, dag_id, run_id), done, reads_only=True)
+
+    # --- watching --------------------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        self._loop.call_later(_TICK_SECONDS, self._tick)
+        offset = self._offset()
+        if abs(offset - self._wall_offset) > _CLOCK_SET_SECONDS:
+            print(f"supervisor: the clock was set by {offset - self._wall_offset:.0f} s", file=sys.stderr, flush=True)
+            self._scheduler.refresh()
+        self._wall_offset = offset
+        self._since_look += _TICK_SECONDS
+        if self._writer.trouble or self._since_look >= _SAFETY_LOOK_SECONDS:
+            self._since_look = 0.0
+            self._writer.look()
+
+    def _offset(self) -> float:
+        return self._clock.now().timestamp() - self._clock.monotonic()
+
+    # --- stopping --------------------------------------------------------------------------------------------------
+
+    def order(self, order: Mapping[str, Any]) -> None:
+        """Take an order of the hypervisor: `drain` or `stop`."""
+        if order["op"] == "drain":
+            self._is_draining = True
+            self._writer.stop_claiming()
+            if not self._attempts.claims:
+                self._stop_order = {"grace": 0, "reason": order["reason"]}
+                self._begin_stop()
+        elif self._interrupting is None:
+            self._stop_order = order
+            self._begin_stop()
+
+    def _begin_stop(self) -> None:
+        """Record what runs as interrupted; signals follow when that is committed."""
+        self._writer.stop_claiming()
+        self._interrupting = set(self._attempts.interrupt(str(self._stop_order["reason"])))
+        self._kill_all()
+
+    def _kill_all(self) -> None:
+        if self._interrupting or self._stop_order.get("is_carried_out"):
+            return
+        grace = float(self._stop_order["grace"])
+        self._stop_order = {**self._stop_order, "is_carried_out": True}
+        if self._launcher_state is None:
+            self._end()
+            return
+        self._client.kill_all(grace, str(self._stop_order["reason"]))
+        self._client.stop()
+        self._loop.call_later(grace + _LAST_EXITS_SECONDS, self._end)
+
+    def _end(self) -> None:
+        self._loop.stop()
+
+    def close(self) -> None:
+        """Write what is queued, end the job and stop serving."""
+        self._server.stop()
+        self._client.close()
+        self._writer.call(lambda connection: jobs.end(connection, self._job_id, "stopped", utc_now()))
+        self._writer.stop(5.0)
+        self._executor.stop()
+
+    @property
+    def is_well(self) -> bool:
+        """False when the database thread hangs."""
+        return self._writer.busy_seconds() < self._config.stuck_seconds
+
+
+def boot_id() -> str | None:
+    """Return what names this boot of the machine; None where the kernel does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
+
+
+def launcher_settings(config: Config) -> dict[str, Any]:
+    """Return the options that the launcher obeys."""
+    return {
+        "dag_hosts": config.dag_hosts,
+        "dag_host_idle_seconds": config.dag_host_idle_seconds,
+        "import_timeout_seconds": config.import_timeout_seconds,
+        "adopt_timeout_seconds": config.adopt_timeout_seconds,
+    }
+
+
+def lock_database(config: Config) -> int | None:
+    """Make this process the only supervisor of a SQLite database; return the locked file, None for a server.
+
+    Raises:
+        AlreadyRunning: another one is; names its pid.
+    """
+    path = lock_path(config)
+    if path is None:
+        return None
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pid = os.read(handle, 32).decode().strip() or "unknown"
+        os.close(handle)
+        raise AlreadyRunning(
+            f"The database {config.database_file} has a supervisor already (pid {pid}). Stop that system first."
+        ) from None
+    os.ftruncate(handle, 0)
+    os.write(handle, f"{os.getpid()}\n".encode())
+    return handle
+
+
+def _orders(loop: Loop, fd: int, take: Callable[[Mapping[str, Any]], object]) -> None:
+    """Hear the hypervisor's orders, a JSON object a line."""
+    rest = b""
+
+    def read() -> None:
+        nonlocal rest
+        data = os.read(fd, 65536)
+        if not data:
+            loop.remove(fd)
+            return
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            take(json.loads(line))
+
+    loop.add_reader(fd, read)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a supervisor until the hypervisor ends it; return the exit code."""
+    parser = argparse.ArgumentParser(prog="flux-supervisor")
+    parser.add_argument("--hypervisor-fd", type=int)
+    parser.add_argument("--control-fd", type=int)
+    options = parser.parse_args(arguments)
+    faulthandler.enable()
+    linux.forbid_inspection()
+    linux.set_name("flux-supervisor")
+    loop = Loop()
+    supervisor: Supervisor | None = None
+    heart = Heart(loop, options.hypervisor_fd, loop.stop, is_well=lambda: supervisor is None or supervisor.is_well)
+    try:
+        config = load(os.environ)
+        lock = lock_database(config)
+        flux = Flux.open(config, create=True)
+    except FluxError as error:
+        heart.say({"op": "refused", "message": str(error)})
+        return 1
+    with flux:
+        supervisor = Supervisor(flux, loop, os.environ, lambda: heart.say({"op": "ready"}))
+        supervisor.start()
+        if options.control_fd is not None:
+            _orders(loop, options.control_fd, supervisor.order)
+        loop.on_signal(signal.SIGTERM, lambda: supervisor.order({"op": "stop", "grace": 4, "reason": "interrupted"}))
+        gc.collect()
+        gc.freeze()
+        loop.run()
+        supervisor.close()
+    if lock is not None:
+        os.close(lock)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,624 @@
+"""The transaction that moves runs forward: finish, resolve, free and promote, claim next.
+
+One `Advance` is the work of one write transaction. It ends attempts, lets what lies below them take its verdict
+(`trigger_rules`), gives freed slots to what waited for them, and claims what may run now (`dependencies`), so that
+a chain costs one commit for each step. Its cost follows what changed: no statement here reads a run as a whole, but for
+the one that closes it.
+
+    finish(ends) ─> resolve ─> ready ─┐
+    wake(ids) ────────────────────────┼─> claim(room) ─> blocked on a key, or an attempt is open
+    release(keys) ────────────────────┘
+
+A ready task instance whose `blocked_on` is empty has not been asked yet, or may run as soon as an executor has room.
+Asking it (`_ask`) either opens an attempt or stores the first unmet condition. For every limit with room, either nothing waits
+for it or something that wants it has not been asked: whoever is asked and blocked elsewhere passes the room on.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam
+
+from flux import graph, retries
+from flux.dependencies import unmet
+from flux.states import TERMINAL, TRANSITIONS, Event, Outcome, RunState, State
+from flux.store import runs, transitions
+from flux.store.limits import key_text, parse_key
+from flux.store.runs import DagRun, Structures
+from flux.store.schema import dag_run, rendered_fields, task_instance, task_result
+from flux.store.scope import NEIGHBOURS, ROWS, Row, Scope, chunks
+from flux.store.structures import StructureCache
+from flux.structure import TaskStructure
+from flux.trigger_rules import Verdict, verdict
+
+#: A task instance that was lost this many times in a row fails, so that it cannot walk through a whole fleet.
+MAX_LOSSES = 3
+_BATCH = 64
+#: Batches asked in one transaction; what is left is for the next, so that others get their turn.
+_MOST_BATCHES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How an attempt ended, as the supervisor learned it."""
+
+    claim: int
+    outcome: Outcome
+    #: One line for people; None after success.
+    reason: str | None
+    ended_at: datetime
+    #: When its process began; None: not known, the time of the claim stands.
+    started_at: datetime | None = None
+    #: False: no further attempt, whatever `retries` says.
+    may_retry: bool = True
+    #: True: try again even when no retries are left (`on_interrupt="retry"`).
+    must_retry: bool = False
+    pid: int | None = None
+    exit_status: int | None = None
+    signal: int | None = None
+    max_rss_bytes: int | None = None
+    #: key -> typed JSON, and key -> path of a file relative to the logs folder.
+    results: dict[str, str] = field(default_factory=dict)
+    result_files: dict[str, str] = field(default_factory=dict)
+    #: What a branch chose; [] of a short-circuit: it closes all it gates; None: closes nothing.
+    chosen: list[str] | None = None
+    #: JSON {field: text}.
+    rendered: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who opens attempts: a job row, the launcher it uses, and its host's name."""
+
+    job_id: int
+    launcher: str
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """An attempt that this transaction opened; it is to be launched after the commit."""
+
+    claim: int
+    task_instance_id: int
+    run: DagRun
+    version_id: int
+    task: TaskStructure
+    map_index: int
+    attempt: int
+    max_attempts: int
+    started_at: datetime
+    #: Of a sensor.
+    deadline_at: datetime | None
+    #: What Ctrl-C makes of it: "fail" or "retry".
+    on_interrupt: str
+
+
+@dataclass(slots=True)
+class Outcomes:
+    """What a transaction did, for its caller to act upon after the commit."""
+
+    claimed: list[Claimed] = field(default_factory=list)
+    #: Claims that nobody holds any more: their end was dropped.
+    fenced: list[int] = field(default_factory=list)
+    #: (task instance row, when it wakes)
+    retrying: list[tuple[int, datetime]] = field(default_factory=list)
+    #: Task instances and runs that ended.
+    ended: int = 0
+    runs_ended: list[DagRun] = field(default_factory=list)
+    runs_started: list[DagRun] = field(default_factory=list)
+    #: There is more to ask than one transaction should.
+    more: bool = False
+
+
+_HELD_BY_CLAIM = ROWS.where(task_instance.c.claim.in_(bindparam("claims", expanding=True))).with_for_update()
+_BY_ID = ROWS.where(task_instance.c.id.in_(bindparam("ids", expanding=True)))
+_DUE = _BY_ID.where(task_instance.c.state == State.RETRYING)
+_WAITING = NEIGHBOURS.where(task_instance.c.state == State.WAITING)
+_UNASKED = (
+    ROWS.where(
+        task_instance.c.state == State.READY,
+        task_instance.c.needs_slot == bindparam("needs_slot"),
+        task_instance.c.blocked_on == "",
+    )
+    .order_by(task_instance.c.priority_weight.desc(), task_instance.c.id)
+    .limit(bindparam("most"))
+)
+_BLOCKED = ROWS.where(task_instance.c.blocked_on == bindparam("key"), task_instance.c.state == State.READY)
+_BLOCKED_THAT_FIT = (
+    _BLOCKED.where(task_instance.c.pool_slots <= bindparam("room"))
+    .order_by(task_instance.c.priority_weight.desc(), task_instance.c.id)
+    .limit(bindparam("most"))
+)
+_BLOCKED_BEST = _BLOCKED.order_by(task_instance.c.priority_weight.desc(), task_instance.c.id).limit(bindparam("most"))
+_BLOCKED_ON_ANY = ROWS.where(
+    task_instance.c.blocked_on.in_(bindparam("keys", expanding=True)), task_instance.c.state == State.READY
+)
+_COUNT_UPSTREAM = (
+    sa.update(task_instance)
+    .where(
+        task_instance.c.dag_run_id == bindparam("b_run"),
+        task_instance.c.task_index.in_(bindparam("b_indices", expanding=True)),
+    )
+    .values(
+        upstream_ok=task_instance.c.upstream_ok + bindparam("b_ok"),
+        upstream_bad=task_instance.c.upstream_bad + bindparam("b_bad"),
+        upstream_skipped=task_instance.c.upstream_skipped + bindparam("b_skipped"),
+        gates_open=task_instance.c.gates_open - bindparam("b_opened"),
+        gates_closed=task_instance.c.gates_closed + bindparam("b_closed"),
+    )
+)
+_COUNT_OPEN = (
+    sa.update(dag_run)
+    .where(dag_run.c.id == bindparam("b_id"))
+    .values(open_tasks=dag_run.c.open_tasks - bindparam("b_n"))
+)
+_DONE = sa.select(dag_run.c.id).where(dag_run.c.id.in_(bindparam("ids", expanding=True)), dag_run.c.open_tasks == 0)
+_STOP_RUN = (
+    sa.update(dag_run)
+    .where(
+        dag_run.c.id == bindparam("b_id"),
+        dag_run.c.state == RunState.RUNNING,
+        dag_run.c.reason.is_(None),
+        dag_run.c.deadline_at <= bindparam("b_now"),
+    )
+    .values(reason=bindparam("b_reason"))
+)
+_OPEN_OF_RUN = sa.select(task_instance.c.id, task_instance.c.claim).where(
+    task_instance.c.dag_run_id == bindparam("run"), task_instance.c.state.not_in(sorted(TERMINAL))
+)
+_STATES = sa.select(task_instance.c.task_index, task_instance.c.state).where(
+    task_instance.c.dag_run_id == bindparam("run")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """A task instance that became terminal in this transaction."""
+
+    row: Row
+    state: State
+    #: Of a gate: the indices it closes.
+    closes: tuple[int, ...] = ()
+
+
+class Advance:
+    """The work of one write transaction; `outcomes` says what it did. Call `write` last.
+
+    Args:
+        structures: gives the structure of a DAG version by its row number.
+        holder: who opens attempts; None in processes that only release or resolve.
+    """
+
+    def __init__(
+        self, connection: sa.Connection, structures: Structures, now: datetime, holder: Holder | None = None
+    ) -> None:
+        self.outcomes = Outcomes()
+        self._connection = connection
+        self._now = now
+        self._holder = holder
+        self._scope = Scope(connection, structures, now)
+        self._ended_in: dict[int, int] = {}
+        #: Keys that became true, or whose limit has room again.
+        self._released: set[str] = set()
+        #: Something that needs no slot may be ready.
+        self._look_for_slotless = False
+
+    # --- what happened ---------------------------------------------------------------------------------------------
+
+    def finish(self, ends: Iterable[End]) -> None:
+        """End attempts and resolve what lies below them. Ends whose claim nobody holds any more are dropped."""
+        by_claim = {end.claim: end for end in ends}
+        rows = self._scope.rows(_HELD_BY_CLAIM, claims=list(by_claim))
+        held = {row.claim for row in rows}
+        self.outcomes.fenced += [claim for claim in by_claim if claim not in held]
+        self._scope.load_limits(row for row in rows if row.holds)
+        moves: dict[Event, list[dict[str, Any]]] = {}
+        closings = []
+        terminal: list[_Ended] = []
+        again: list[Row] = []
+        for row in rows:
+            end = by_claim[row.claim or 0]
+            event, wake_at = self._event(row, end)
+            closes = self._closes(row, end) if event is Event.SUCCEED else ()
+            moves.setdefault(event, []).append(_end_values(row, end, event, wake_at, closes))
+            closings.append(_attempt_values(end))
+            if event is Event.RETRY and wake_at is not None:
+                self.outcomes.retrying.append((row.id, wake_at))
+            elif event is Event.REQUEUE:
+                again.append(row)
+            else:
+                terminal.append(_Ended(row, TRANSITIONS[event].target, closes))
+            self._give_back(row)
+        for event, values in moves.items():
+            transitions.end_attempts(self._connection, event, values)
+        if closings:
+            transitions.close_attempts(self._connection, closings)
+        self._store_results(rows, by_claim)
+        self._note_ready(again)
+        self._resolve(terminal)
+
+    def wake(self, ids: Sequence[int]) -> None:
+        """Make retrying task instances ready; those that are no longer retrying are left alone."""
+        rows = self._scope.rows(_DUE, ids=list(ids))
+        transitions.make_ready(self._connection, Event.WAKE, [row.id for row in rows], self._now)
+        self._note_ready(rows)
+
+    def release(self, keys: Iterable[str]) -> None:
+        """Ask again, in this transaction, what waits for these keys."""
+        self._released.update(keys)
+        self._promote()
+
+    def mark(self, ids: Sequence[int], event: Event, reason: str | None) -> None:
+        """Set open task instances that no attempt holds to a terminal state, and resolve what lies below them."""
+        rows = self._scope.rows(_BY_ID, ids=list(ids))
+        transitions.mark(self._connection, event, [row.id for row in rows], reason, self._now)
+        target = TRANSITIONS[event].target
+        self._resolve([_Ended(row, target) for row in rows if not State(row.state).is_terminal])
+
+    def judge_again(self, dag_run_row: int, indices: Sequence[int]) -> None:
+        """Let waiting task instances of a run take their verdict by the counters they have now, and close it if done."""
+        ready: list[Row] = []
+        ended: list[_Ended] = []
+        self._judge(dag_run_row, list(indices), ready, ended)
+        transitions.make_ready(self._connection, Event.READY, [row.id for row in ready], self._now)
+        self._note_ready(ready)
+        self._resolve(ended)
+        self._scope.load_runs([dag_run_row])
+        self._ended_in.setdefault(dag_run_row, 0)
+
+    def look(self) -> None:
+        """Have `claim` also look for sensors and inline tasks that others made ready."""
+        self._look_for_slotless = True
+
+    # --- what comes next -------------------------------------------------------------------------------------------
+
+    def claim(self, room: int) -> None:
+        """Open attempts for what may run: at most `room` that need a slot of the executor, all that need none."""
+        for _ in range(_MOST_BATCHES):
+            self._promote()
+            asked = []
+            if self._look_for_slotless:
+                asked = self._scope.rows(_UNASKED, needs_slot=False, most=_BATCH)
+                self._look_for_slotless = len(asked) == _BATCH
+            if room > 0:
+                asked += self._scope.rows(_UNASKED, needs_slot=True, most=min(room, _BATCH))
+            if not asked:
+                return
+            room -= self._ask(asked)
+        self.outcomes.more = True
+
+    def write(self) -> None:
+        """Write the counters and close the runs whose last task instance ended."""
+        self._close_runs()
+        self._promote()
+        self._scope.ledger.write()
+
+    # --- ending ----------------------------------------------------------------------------------------------------
+
+    def _event(self, row: Row, end: End) -> tuple[Event, datetime | None]:
+        """The event an end stands for, and when the next attempt is due."""
+        match end.outcome:
+            case Outcome.SUCCESS:
+                return Event.SUCCEED, None
+            case Outcome.SKIPPED:
+                return Event.SKIP, None
+            case Outcome.NEVER_LAUNCHED:
+                return Event.REQUEUE, None
+        if end.must_retry:
+            return Event.RETRY, self._now
+        lost_for_good = end.outcome is Outcome.LOST and row.losses + 1 >= MAX_LOSSES
+        wake_at = retries.decide(
+            self._scope.task(row),
+            row.attempt,
+            row.max_attempts,
+            row.id,
+            self._now,
+            allowed=end.may_retry and not lost_for_good,
+        )
+        return (Event.FAIL, None) if wake_at is None else (Event.RETRY, wake_at)
+
+    def _closes(self, row: Row, end: End) -> tuple[int, ...]:
+        """The indices of the tasks that a gate which succeeded closes."""
+        task = self._scope.task(row)
+        if task.gate is None or end.chosen is None:
+            return ()
+        if task.gate == "branch":
+            structure = self._scope.structure(row)
+            chosen = [structure.index_of[name] for name in end.chosen if name in structure.index_of]
+            kept = graph.reach(chosen, [other.downstream for other in structure.tasks]) | set(chosen)
+            return tuple(index for index in task.downstream if index not in kept)
+        return task.gates
+
+    def _store_results(self, rows: Sequence[Row], ends: dict[int, End]) -> None:
+        results, rendered = [], []
+        for row in rows:
+            end = ends[row.claim or 0]
+            key = {"task_instance_id": row.id, "attempt": row.attempt}
+            results += [{**key, "key": name, "value": text, "path": None} for name, text in end.results.items()]
+            results += [{**key, "key": name, "value": None, "path": path} for name, path in end.result_files.items()]
+            if end.rendered is not None:
+                rendered.append({**key, "fields": end.rendered})
+        if results:
+            self._connection.execute(sa.insert(task_result), results)
+        if rendered:
+            self._connection.execute(sa.insert(rendered_fields), rendered)
+
+    def _give_back(self, row: Row) -> None:
+        if not row.holds:
+            return
+        for key in self._scope.keys(row):
+            self._scope.ledger.change(key, -(row.pool_slots if key[0] == "pool" else 1))
+            self._released.add(key_text(key))
+
+    # --- resolving -------------------------------------------------------------------------------------------------
+
+    def _resolve(self, ended: list[_Ended]) -> None:
+        """Let what lies below ended task instances take its verdict, level by level."""
+        while ended:
+            counts: dict[int, dict[int, list[int]]] = {}
+            for item in ended:
+                run = item.row.dag_run_id
+                self._ended_in[run] = self._ended_in.get(run, 0) + 1
+                self.outcomes.ended += 1
+                self._released.add(f"past:{item.row.id}")
+                _count(counts.setdefault(run, {}), self._scope.task(item.row), item)
+            ready: list[Row] = []
+            ended = []
+            for run, changes in counts.items():
+                if changes:
+                    self._count_upstream(run, changes)
+                    self._judge(run, list(changes), ready, ended)
+            transitions.make_ready(self._connection, Event.READY, [row.id for row in ready], self._now)
+            self._note_ready(ready)
+
+    def _count_upstream(self, run: int, changes: dict[int, list[int]]) -> None:
+        """Add the increments to the counters: one statement for all rows that get the same."""
+        alike: dict[tuple[int, ...], list[int]] = {}
+        for index, numbers in changes.items():
+            alike.setdefault(tuple(numbers), []).append(index)
+        for (ok, bad, skipped, opened, closed), indices in alike.items():
+            for chunk in chunks(sorted(indices)):
+                self._connection.execute(
+                    _COUNT_UPSTREAM,
+                    {
+                        "b_run": run, "b_indices": chunk, "b_ok": ok, "b_bad": bad, "b_skipped": skipped,
+                        "b_opened": opened, "b_closed": closed,
+                    },
+                )  # fmt: skip
+
+    def _judge(self, run: int, indices: list[int], ready: list[Row], ended: list[_Ended]) -> None:
+        skipped: dict[int, str] = {}
+        failed: dict[int, str] = {}
+        for chunk in chunks(sorted(indices)):
+            for row in self._scope.rows(_WAITING, run=run, indices=chunk):
+                match self._verdict(row):
+                    case Verdict.RUN:
+                        ready.append(row)
+                    case Verdict.SKIP:
+                        by_gate = row.gates_open == 0 and row.gates_closed > 0
+                        skipped[row.id] = (
+                            "closed by a branch or short-circuit" if by_gate else _rule_text(self._scope.task(row))
+                        )
+                        ended.append(_Ended(row, State.SKIPPED))
+                    case Verdict.FAIL:
+                        failed[row.id] = _rule_text(self._scope.task(row))
+                        ended.append(_Ended(row, State.UPSTREAM_FAILED))
+                    case Verdict.WAIT:
+                        pass
+        transitions.apply_rule(self._connection, Event.RULE_SKIP, skipped, self._now)
+        transitions.apply_rule(self._connection, Event.RULE_FAIL, failed, self._now)
+
+    def _verdict(self, row: Row) -> Verdict:
+        return verdict(
+            self._scope.task(row).trigger_rule,
+            total=row.upstream_total,
+            ok=row.upstream_ok,
+            bad=row.upstream_bad,
+            skipped=row.upstream_skipped,
+            gates_open=row.gates_open,
+            gates_closed=row.gates_closed,
+        )
+
+    def _close_runs(self) -> None:
+        """Close the runs that have no open task instance left, and start what max_active_runs held back."""
+        while self._ended_in:
+            counts, self._ended_in = self._ended_in, {}
+            for run, number in sorted(counts.items()):
+                self._connection.execute(_COUNT_OPEN, {"b_id": run, "b_n": number})
+            done = self._connection.execute(_DONE, {"ids": list(counts)}).scalars().all()
+            for run_id in done:
+                run = self._scope.runs[run_id]
+                if run.state is not RunState.RUNNING:
+                    continue
+                runs.ended(self._connection, run, self._run_state(run), self._now)
+                self.outcomes.runs_ended.append(run)
+                self._released.add(f"run:{run.id}")
+                self._start_queued(run.dag_row)
+
+    def _start_queued(self, dag_row: int) -> None:
+        started = runs.start_queued(self._connection, dag_row, self._scope.structures, self._now)
+        self.outcomes.runs_started += started
+        self._released.update(f"run:{run.id}" for run in started)
+        self.outcomes.more = self.outcomes.more or bool(started)
+
+    def _run_state(self, run: DagRun) -> RunState:
+        """A run fails when one of its leaves failed, or when it was stopped for its dagrun_timeout."""
+        if run.reason is not None:
+            return RunState.FAILED
+        states = dict(self._connection.execute(_STATES, {"run": run.id}).tuples().all())
+        tasks = self._scope.structures(run.dag_version_id).tasks
+        bad = {State.FAILED.value, State.UPSTREAM_FAILED.value}
+        leaves = (
+            state for index, state in states.items() if not any(down in states for down in tasks[index].downstream)
+        )
+        return RunState.FAILED if any(state in bad for state in leaves) else RunState.SUCCESS
+
+    # --- asking ----------------------------------------------------------------------------------------------------
+
+    def _note_ready(self, rows: Sequence[Row]) -> None:
+        if any(not row.needs_slot for row in rows):
+            self._look_for_slotless = True
+
+    def _ask(self, rows: Sequence[Row]) -> int:
+        """Open attempts for those of `rows` that may run, block the others; return how many took an executor slot."""
+        self._scope.load_limits(rows)
+        blocked: dict[int, str] = {}
+        taken = []
+        for row in rows:
+            reason = next(unmet(self._scope.facts(row)), None)
+            if reason is None:
+                self._take(row)
+                taken.append(row)
+            else:
+                blocked[row.id] = reason.key
+                self._released.update(key_text(key) for key in self._scope.keys(row) if key_text(key) != reason.key)
+        transitions.block(self._connection, blocked)
+        self._open(taken)
+        return sum(row.needs_slot for row in taken)
+
+    def _take(self, row: Row) -> None:
+        for key in self._scope.keys(row):
+            self._scope.ledger.change(key, row.pool_slots if key[0] == "pool" else 1)
+
+    def _open(self, rows: Sequence[Row]) -> None:
+        """Open an attempt for each row; inline ones end in the same transaction."""
+        if not rows:
+            return
+        if self._holder is None:
+            raise ValueError("Only the holder of a job may claim task instances.")
+        moves: dict[Event, list[dict[str, Any]]] = {}
+        attempts: dict[Event, list[dict[str, Any]]] = {}
+        inline = []
+        for row in rows:
+            run, task = self._scope.runs[row.dag_run_id], self._scope.task(row)
+            claim = random.getrandbits(62) | 1
+            deadline = None if task.sensor is None else self._now + timedelta(seconds=task.sensor.timeout)
+            event = Event.CLAIM if task.sensor is None else Event.DEFER
+            moves.setdefault(event, []).append(
+                {
+                    "b_id": row.id, "b_attempt": row.attempt + 1, "b_claim": claim, "b_job_id": self._holder.job_id,
+                    "b_now": self._now, "b_deadline_at": deadline,
+                }
+            )  # fmt: skip
+            attempts.setdefault(event, []).append(
+                {
+                    "task_instance_id": row.id, "attempt": row.attempt + 1, "claim": claim,
+                    "job_id": self._holder.job_id, "launcher": self._holder.launcher, "host": self._holder.host,
+                    "started_at": self._now, "log": log_path(run, row.task_id, row.map_index, row.attempt + 1),
+                }
+            )  # fmt: skip
+            if task.inline:
+                inline.append(End(claim, Outcome.SUCCESS, None, self._now, started_at=self._now))
+            else:
+                self.outcomes.claimed.append(
+                    Claimed(
+                        claim, row.id, run, run.dag_version_id, task, row.map_index, row.attempt + 1,
+                        row.max_attempts, self._now, deadline, self._scope.structure(row).on_interrupt,
+                    )
+                )  # fmt: skip
+        for event, values in moves.items():
+            transitions.open_attempts(self._connection, event, values, attempts[event])
+        if inline:
+            self.finish(inline)
+
+    def _promote(self) -> None:
+        """Let what waits for released keys be asked, best first, while their limits have room."""
+        while self._released:
+            keys, self._released = self._released, set()
+            exact = [key for key in keys if key.startswith(("past:", "run:"))]
+            for start in range(0, len(exact), 500):
+                self._unblock(self._scope.rows(_BLOCKED_ON_ANY, keys=exact[start : start + 500]))
+            for key in sorted(keys.difference(exact)):
+                if key.startswith("paused:"):
+                    self._unblock(self._scope.rows(_BLOCKED, key=key))
+                else:
+                    self._promote_limited(key)
+
+    def _promote_limited(self, key: str) -> None:
+        room = self._scope.ledger.room(parse_key(key))
+        if room <= 0:
+            return
+        if key.startswith("pool:"):
+            rows = self._scope.rows(_BLOCKED_THAT_FIT, key=key, room=room, most=min(room, _BATCH))
+        else:
+            rows = self._scope.rows(_BLOCKED_BEST, key=key, most=min(room, _BATCH))
+        self._unblock(rows)
+
+    def _unblock(self, rows: Sequence[Row]) -> None:
+        transitions.block(self._connection, {row.id: "" for row in rows})
+        self._note_ready(rows)
+
+
+def time_out(connection: sa.Connection, structures: Structures, dag_run_row: int, now: datetime) -> list[int]:
+    """Fail a run whose dagrun_timeout has passed: what has not begun is skipped.
+
+    Returns the claims of its open attempts, which are to be killed; the run closes when they are gone. Does nothing to
+    a run that is over.
+    """
+    reason = "dagrun_timeout has passed"
+    marked = connection.execute(_STOP_RUN, {"b_id": dag_run_row, "b_reason": reason, "b_now": now})
+    if marked.rowcount != 1:
+        return []
+    advance = Advance(connection, structures, now)
+    open_rows = connection.execute(_OPEN_OF_RUN, {"run": dag_run_row}).all()
+    held = [row.claim for row in open_rows if row.claim is not None]
+    advance.mark([row.id for row in open_rows if row.claim is None], Event.MARK_SKIPPED, reason)
+    advance.write()
+    return held
+
+
+def release(connection: sa.Connection, keys: Iterable[str], now: datetime) -> None:
+    """Ask again what waits for `keys` ("paused:3", "pool:2" ...), from a process that claims nothing itself."""
+    advance = Advance(connection, StructureCache().through(connection), now)
+    advance.release(keys)
+    advance.write()
+
+
+def log_path(run: DagRun, task_id: str, map_index: int, attempt: int) -> str:
+    """Return the path of an attempt's log, relative to the logs folder."""
+    mapped = "-" if map_index < 0 else str(map_index)
+    return f"{run.dag_id}/{run.run_id}/{task_id}/{mapped}/{attempt}.log"
+
+
+def _count(changes: dict[int, list[int]], task: TaskStructure, item: _Ended) -> None:
+    """Add to `changes` (index -> ok, bad, skipped, gates ended, gates that closed it) what one ended task does below."""
+    column = {State.SUCCESS: 0, State.FAILED: 1, State.UPSTREAM_FAILED: 1, State.SKIPPED: 2}[item.state]
+    for index in task.downstream:
+        changes.setdefault(index, [0, 0, 0, 0, 0])[column] += 1
+    closes = frozenset(item.closes)
+    for index in task.gates:
+        numbers = changes.setdefault(index, [0, 0, 0, 0, 0])
+        numbers[3] += 1
+        numbers[4] += index in closes
+
+
+def _end_values(row: Row, end: End, event: Event, wake_at: datetime | None, closes: tuple[int, ...]) -> dict[str, Any]:
+    values: dict[str, Any] = {"b_claim": end.claim, "b_ended_at": end.ended_at}
+    if event is Event.REQUEUE:
+        return values
+    values |= {"b_reason": end.reason, "b_losses": row.losses + 1 if end.outcome is Outcome.LOST else 0}
+    if event is Event.RETRY:
+        values["b_wake_at"] = wake_at
+    if event is Event.SUCCEED:
+        values["b_closes"] = json.dumps(closes) if closes else None
+    return values
+
+
+def _attempt_values(end: End) -> dict[str, Any]:
+    return {
+        "b_claim": end.claim, "b_started_at": end.started_at, "b_ended_at": end.ended_at, "b_outcome": end.outcome,
+        "b_reason": end.reason, "b_pid": end.pid, "b_exit_status": end.exit_status, "b_signal": end.signal,
+        "b_max_rss_bytes": end.max_rss_bytes,
+    }  # fmt: skip
+
+
+def _rule_text(task: TaskStructure) -> str:
+    return f"trigger rule {task.trigger_rule} cannot hold"

@@ -1,0 +1,111 @@
+"""The counted limits (pools, max_active_tasks of a DAG, max_active_tis_per_dag of a task) within one transaction.
+
+A `Ledger` reads each counter once, keeps what the transaction takes and gives in memory, so that a task which ends and
+its downstream which starts cancel out, and writes the difference once. Writing more use is guarded by the limit itself:
+if another process was faster, the transaction begins again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam
+
+from flux.dependencies import Limit
+from flux.errors import StaleState
+from flux.store.schema import dag, pool, task_limit
+
+
+#: (kind, row number); `key_text` writes it as `blocked_on` holds it.
+Key = tuple[str, int]
+
+_COLUMNS = {
+    "dag": (dag, dag.c.dag_id, dag.c.max_active_tasks, dag.c.active_tasks),
+    "task": (task_limit, task_limit.c.task_id, task_limit.c.slots, task_limit.c.used),
+    "pool": (pool, pool.c.name, pool.c.slots, pool.c.used),
+}
+_READ = {
+    kind: sa.select(table.c.id, name, slots, used).where(table.c.id.in_(bindparam("ids", expanding=True)))
+    for kind, (table, name, slots, used) in _COLUMNS.items()
+}
+_GIVE = {
+    kind: sa.update(table).where(table.c.id == bindparam("b_id")).values({used: used + bindparam("b_change")})
+    for kind, (table, _, _, used) in _COLUMNS.items()
+}
+_TAKE = {
+    kind: _GIVE[kind].where(sa.or_(slots.is_(None), used + bindparam("b_change") <= slots))
+    for kind, (_, _, slots, used) in _COLUMNS.items()
+}
+
+
+def key_text(key: Key) -> str:
+    """Return the key as `blocked_on` holds it, such as "pool:3"."""
+    return f"{key[0]}:{key[1]}"
+
+
+def parse_key(text: str) -> Key:
+    """Split "pool:3" into its kind and row number."""
+    kind, _, number = text.partition(":")
+    return kind, int(number)
+
+
+@dataclass(slots=True)
+class _Counter:
+    name: str
+    slots: int | None
+    used: int
+    change: int = 0
+
+
+class Ledger:
+    """What one transaction knows of the limits it touches."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+        self._counters: dict[Key, _Counter] = {}
+
+    def load(self, keys: Iterable[Key]) -> None:
+        """Read the counters of `keys` that are not known yet: one query for each kind."""
+        missing: dict[str, list[int]] = {}
+        for key in keys:
+            if key not in self._counters:
+                missing.setdefault(key[0], []).append(key[1])
+        for kind, ids in missing.items():
+            for number, name, slots, used in self._connection.execute(_READ[kind], {"ids": ids}):
+                self._counters[(kind, number)] = _Counter(name, slots, used)
+
+    def limit(self, key: Key, wanted: int = 1) -> Limit | None:
+        """Return how the limit stands now, this transaction counted; None where a DAG has none."""
+        counter = self._counters[key]
+        if counter.slots is None and key[0] == "dag":
+            return None
+        return Limit(key_text(key), counter.name, counter.slots, counter.used + counter.change, wanted)
+
+    def room(self, key: Key) -> int:
+        """Return how many slots are free; a DAG without a limit has none to wait for."""
+        self.load([key])
+        counter = self._counters.get(key)
+        if counter is None or counter.slots is None:
+            return 0
+        return max(0, counter.slots - counter.used - counter.change)
+
+    def change(self, key: Key, slots: int) -> None:
+        """Take (positive) or give back (negative) slots; the key must be loaded."""
+        self._counters[key].change += slots
+
+    def write(self) -> None:
+        """Write what changed.
+
+        Raises:
+            StaleState: another process took the room in between.
+        """
+        for (kind, number), counter in sorted(self._counters.items()):
+            if not counter.change:
+                continue
+            statement = (_TAKE if counter.change > 0 else _GIVE)[kind]
+            if self._connection.execute(statement, {"b_id": number, "b_change": counter.change}).rowcount != 1:
+                raise StaleState(f"{kind} {counter.name!r} has no room any more.")
+            counter.used += counter.change
+            counter.change = 0

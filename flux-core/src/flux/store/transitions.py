@@ -1,0 +1,235 @@
+"""The only module that writes the state of a task instance or a DAG run.
+
+One builder per kind of move. Each takes its from-states from `states.TRANSITIONS`, so a move that is no longer legal
+changes no row, and each names the claim where an attempt holds one, so that only its holder can end it. All run inside
+the caller's write transaction; those that take rows run once for all of them.
+
+A move whose rows were read in the same transaction must change every one of them. If it does not, another process was
+faster: `StaleState` is raised, the transaction rolls back, and the caller begins again from what is there now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam
+
+from flux.errors import StaleState
+from flux.states import CLAIMED_EVENTS, TRANSITIONS, Event, RunState, State
+from flux.store.schema import attempt, dag_run, task_instance
+
+
+def _sources(event: Event) -> sa.ColumnElement[bool]:
+    """The part of a WHERE clause that admits the event's from-states."""
+    return sa.or_(*(task_instance.c.state == state for state in sorted(TRANSITIONS[event].sources)))
+
+
+def _move(event: Event, **values: Any) -> sa.Update:
+    """The UPDATE of one row for an event: by claim where the event ends or begins a claimed attempt, else by id."""
+    row = (
+        task_instance.c.claim == bindparam("b_claim")
+        if event in CLAIMED_EVENTS
+        else task_instance.c.id == bindparam("b_id")
+    )
+    return sa.update(task_instance).where(row, _sources(event)).values(state=TRANSITIONS[event].target, **values)
+
+
+_RELEASED: dict[str, Any] = {"claim": None, "job_id": None, "holds": 0, "deadline_at": None}
+_ENDED = {
+    **_RELEASED,
+    "ended_at": bindparam("b_ended_at"),
+    "reason": bindparam("b_reason"),
+    "losses": bindparam("b_losses"),
+}
+
+_END: Mapping[Event, sa.Update] = {
+    Event.SUCCEED: _move(Event.SUCCEED, **_ENDED, closes=bindparam("b_closes")),
+    Event.SKIP: _move(Event.SKIP, **_ENDED),
+    Event.FAIL: _move(Event.FAIL, **_ENDED),
+    Event.RETRY: _move(Event.RETRY, **_ENDED, wake_at=bindparam("b_wake_at")),
+    Event.REQUEUE: _move(
+        Event.REQUEUE,
+        **_RELEASED,
+        max_attempts=task_instance.c.max_attempts + 1,
+        blocked_on="",
+        ready_at=bindparam("b_ended_at"),
+    ),
+}
+
+_OPEN: Mapping[Event, sa.Update] = {
+    event: _move(
+        event,
+        attempt=bindparam("b_attempt"),
+        claim=bindparam("b_claim"),
+        job_id=bindparam("b_job_id"),
+        holds=1,
+        started_at=bindparam("b_now"),
+        ended_at=None,
+        wake_at=None,
+        reason=None,
+        deadline_at=bindparam("b_deadline_at"),
+    ).where(task_instance.c.blocked_on == "", task_instance.c.attempt == bindparam("b_attempt") - 1)
+    for event in (Event.CLAIM, Event.DEFER, Event.ENQUEUE)
+}
+
+_READY: Mapping[Event, sa.Update] = {
+    Event.READY: _move(Event.READY, ready_at=bindparam("b_now"), blocked_on=""),
+    Event.WAKE: _move(Event.WAKE, ready_at=bindparam("b_now"), blocked_on="", wake_at=None),
+}
+
+_RULE: Mapping[Event, sa.Update] = {
+    event: _move(event, ended_at=bindparam("b_now"), reason=bindparam("b_reason"))
+    for event in (Event.RULE_SKIP, Event.RULE_FAIL)
+}
+
+#: A state by hand, for task instances that no attempt holds.
+_MARK: Mapping[Event, sa.Update] = {
+    event: _move(event, ended_at=bindparam("b_now"), reason=bindparam("b_reason"), blocked_on="", wake_at=None)
+    for event in (Event.MARK_SUCCESS, Event.MARK_FAILED, Event.MARK_SKIPPED, Event.REMOVE)
+}
+
+_BLOCK = (
+    sa.update(task_instance)
+    .where(task_instance.c.id == bindparam("b_id"), task_instance.c.state == State.READY)
+    .values(blocked_on=bindparam("b_key"))
+)
+
+_INSERT_ATTEMPT = sa.insert(attempt)
+
+_CLOSE_ATTEMPT = (
+    sa.update(attempt)
+    .where(attempt.c.claim == bindparam("b_claim"), attempt.c.outcome.is_(None))
+    .values(
+        started_at=sa.func.coalesce(bindparam("b_started_at", type_=attempt.c.started_at.type), attempt.c.started_at),
+        ended_at=bindparam("b_ended_at"),
+        outcome=bindparam("b_outcome"),
+        reason=bindparam("b_reason"),
+        pid=sa.func.coalesce(bindparam("b_pid", type_=sa.Integer()), attempt.c.pid),
+        exit_status=bindparam("b_exit_status"),
+        signal=bindparam("b_signal"),
+        max_rss_bytes=bindparam("b_max_rss_bytes"),
+    )
+)
+
+_RUN_TO = {
+    state: sa.update(dag_run).where(dag_run.c.id == bindparam("b_id"), dag_run.c.state == source)
+    for state, source in ((RunState.RUNNING, RunState.QUEUED), (RunState.SUCCESS, RunState.RUNNING))
+}
+_START_RUN = _RUN_TO[RunState.RUNNING].values(
+    state=RunState.RUNNING,
+    started_at=bindparam("b_now"),
+    deadline_at=bindparam("b_deadline_at"),
+    open_tasks=bindparam("b_open_tasks"),
+)
+_CLOSE_RUN = (
+    _RUN_TO[RunState.SUCCESS]
+    .where(dag_run.c.open_tasks == 0)
+    .values(state=bindparam("b_state"), ended_at=bindparam("b_now"))
+)
+_INSERT_RUN = sa.insert(dag_run)
+_INSERT_TASKS = sa.insert(task_instance)
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def _all(connection: sa.Connection, statement: sa.Update, rows: Rows) -> None:
+    """Run one UPDATE for each of `rows`; every one must change exactly one row."""
+    if not rows:
+        return
+    if len(rows) == 1:
+        changed = connection.execute(statement, dict(rows[0])).rowcount
+    else:
+        changed = connection.execute(statement, [dict(row) for row in rows]).rowcount
+    if changed != len(rows):
+        raise StaleState(f"{len(rows) - changed} of {len(rows)} rows were no longer as they were read.")
+
+
+def open_attempts(connection: sa.Connection, event: Event, rows: Rows, attempts: Rows) -> None:
+    """Claim ready, unblocked task instances (`claim`, `defer` or `enqueue`) and open their attempt rows.
+
+    Args:
+        rows: b_id, b_attempt (the new number), b_claim, b_job_id, b_now, b_deadline_at.
+        attempts: the columns of the new attempt rows.
+    """
+    if rows:
+        _all(connection, _OPEN[event], rows)
+        connection.execute(_INSERT_ATTEMPT, [dict(row) for row in attempts])
+
+
+def end_attempts(connection: sa.Connection, event: Event, rows: Rows) -> None:
+    """End held attempts by `succeed`, `skip`, `fail`, `retry` or `requeue`.
+
+    Args:
+        rows: b_claim, b_ended_at, and, but for requeue, b_reason, b_losses; b_closes (succeed); b_wake_at (retry).
+    """
+    _all(connection, _END[event], rows)
+
+
+def close_attempts(connection: sa.Connection, rows: Rows) -> None:
+    """Write into the attempt rows how they ended.
+
+    Args:
+        rows: b_claim, b_started_at, b_ended_at, b_outcome, b_reason, b_pid, b_exit_status, b_signal, b_max_rss_bytes.
+    """
+    _all(connection, _CLOSE_ATTEMPT, rows)
+
+
+def make_ready(connection: sa.Connection, event: Event, ids: Sequence[int], now: datetime) -> None:
+    """Move waiting (`ready`) or retrying (`wake`) task instances to ready, not blocked on anything yet."""
+    _all(connection, _READY[event], [{"b_id": row, "b_now": now} for row in ids])
+
+
+def apply_rule(connection: sa.Connection, event: Event, reasons: Mapping[int, str], now: datetime) -> None:
+    """End waiting task instances without an attempt (`rule_skip`, `rule_fail`). `reasons` maps row number to text."""
+    _all(connection, _RULE[event], [{"b_id": row, "b_reason": text, "b_now": now} for row, text in reasons.items()])
+
+
+def mark(connection: sa.Connection, event: Event, ids: Sequence[int], reason: str | None, now: datetime) -> None:
+    """Set task instances that no attempt holds by hand, or take them out of the run (`remove`)."""
+    _all(connection, _MARK[event], [{"b_id": row, "b_reason": reason, "b_now": now} for row in ids])
+
+
+def block(connection: sa.Connection, keys: Mapping[int, str]) -> None:
+    """Set what ready task instances wait for. `keys` maps row number to key; the empty key unblocks."""
+    _all(connection, _BLOCK, [{"b_id": row, "b_key": key} for row, key in keys.items()])
+
+
+def insert_run(connection: sa.Connection, values: Mapping[str, Any]) -> int:
+    """Insert a DAG run in state queued and return its row number."""
+    key = connection.execute(_INSERT_RUN, {**values, "state": RunState.QUEUED}).inserted_primary_key
+    assert key is not None
+    return int(key[0])
+
+
+def insert_task_instances(connection: sa.Connection, rows: Sequence[dict[str, Any]]) -> None:
+    """Insert the task instances of a run; each is waiting or ready."""
+    if rows:
+        connection.execute(_INSERT_TASKS, list(rows))
+
+
+def start_run(
+    connection: sa.Connection, dag_run_row: int, *, open_tasks: int, deadline_at: datetime | None, now: datetime
+) -> None:
+    """Move a queued DAG run to running."""
+    _all(
+        connection,
+        _START_RUN,
+        [{"b_id": dag_run_row, "b_now": now, "b_deadline_at": deadline_at, "b_open_tasks": open_tasks}],
+    )
+
+
+def close_run(connection: sa.Connection, dag_run_row: int, state: RunState, now: datetime) -> None:
+    """End a running DAG run whose task instances have all ended."""
+    _all(connection, _CLOSE_RUN, [{"b_id": dag_run_row, "b_state": state, "b_now": now}])
+
+
+_ADOPT = sa.update(task_instance).where(task_instance.c.claim.in_(bindparam("b_claims", expanding=True)))
+
+
+def adopt(connection: sa.Connection, claims: Sequence[int], job_id: int) -> None:
+    """Make another job the holder of open attempts; their states stay."""
+    if claims:
+        connection.execute(_ADOPT.values(job_id=job_id), {"b_claims": list(claims)})

@@ -1,0 +1,79 @@
+"""A secret has one way out, and no accident is one."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+
+import pytest
+
+from flux.secret import MASK, Secret, mask
+
+
+def test_reveal_gives_the_text() -> None:
+    assert Secret("correct horse").reveal() == "correct horse"
+
+
+@pytest.mark.parametrize(
+    "show",
+    [
+        str,
+        lambda secret: f"{secret}",
+        lambda secret: "%s" % secret,  # noqa: UP031
+        lambda secret: "password " + secret,
+        lambda secret: ",".join([secret]),
+        pickle.dumps,
+        json.dumps,
+        vars,
+        list,
+    ],
+)
+def test_no_accident_shows_the_text(show: object) -> None:
+    with pytest.raises(TypeError) as caught:
+        show(Secret("tr0ub4dor"))  # type: ignore[operator]
+    assert "tr0ub4dor" not in str(caught.value)
+
+
+def test_repr_shows_stars_also_inside_other_things() -> None:
+    assert repr({"password": Secret("tr0ub4dor")}) == "{'password': Secret('***')}"
+
+
+def test_secrets_of_one_text_are_equal_and_equal_no_str() -> None:
+    assert Secret("a") == Secret("a")
+    assert Secret("a") != Secret("b")
+    assert Secret("a") != "a"
+    assert len({Secret("a"), Secret("a")}) == 1
+
+
+def test_an_empty_secret_is_false() -> None:
+    assert not Secret("")
+    assert Secret("x")
+
+
+def test_a_copy_is_the_secret_itself() -> None:
+    secret = Secret("tr0ub4dor")
+    assert copy.deepcopy({"password": secret})["password"] is secret
+    assert copy.copy(secret) is secret
+
+
+def test_only_text_can_be_secret() -> None:
+    with pytest.raises(TypeError, match="bytes"):
+        Secret(b"x")  # type: ignore[arg-type]
+
+
+def test_mask_covers_every_secret_of_this_process_and_its_form_in_a_uri() -> None:
+    Secret("p@ss/w0rd")
+    assert mask("login with p@ss/w0rd at mysql://u:p%40ss%2Fw0rd@h") == f"login with {MASK} at mysql://u:{MASK}@h"
+
+
+def test_mask_takes_the_longest_secret_first() -> None:
+    Secret("longsecret")
+    Secret("longsecret-and-more")
+    assert mask("longsecret-and-more") == MASK
+
+
+def test_mask_leaves_short_texts_alone() -> None:
+    """Stars in place of every "a" would hide nothing and spoil the log."""
+    Secret("abc")
+    assert mask("abcdef") == "abcdef"
