@@ -333,7 +333,8 @@ def check(system: System, delivery: Delivery, database: Path) -> str:
 
 def try_next(system: System) -> str:
     """What a person may do now with what is there."""
-    flux = os.path.relpath(system.flux)
+    here = Path.cwd()
+    flux = system.flux.relative_to(here) if system.flux.is_relative_to(here) else system.flux
     return f"""
 Logs      {system.home / "logs" / DAG_ID}/<run>/<task>/-/<attempt>.log
 Reports   {system.home / "seattle" / "reports"}      Database  {system.home / "seattle" / "seattle.db"}

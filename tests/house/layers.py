@@ -30,10 +30,20 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("plugins", "executor", "dag_folder", "dag_file", "attempt"),
     ("store",),
-    ("operators", "sensors", "executors", "interactive", "run_report", "drawing", "dag_command", "in_process"),
+    (
+        "operators",
+        "sensors",
+        "executors",
+        "interactive",
+        "run_report",
+        "drawing",
+        "dag_command",
+        "in_process",
+        "one_run",
+    ),
     ("builtin", "app"),
     ("running",),
-    ("cli", "testing"),
+    ("cli",),
 )
 LAYER = {f"flux.{name}": number for number, names in enumerate(LAYERS) for name in names}
 

@@ -5,7 +5,7 @@ Deferred imports count like others; what stands under `if TYPE_CHECKING` does no
 
 from __future__ import annotations
 
-from tests.house.layers import LAYERS, layer
+from tests.house.layers import LAYER, LAYERS, layer
 from tests.house.tree import ROOT, imports, modules, strongly_connected
 
 #: `import flux` offers names of layers 0 to 3, and no module of Flux imports it.
@@ -18,6 +18,10 @@ DOOR = ("flux.dag", "flux.interactive")
 def test_every_module_has_a_layer() -> None:
     unknown = [name for name in modules() if name != TOP and layer(name) is None]
     assert not unknown, f"Give these a layer in tests/house/layers.py and in CONTRIBUTING.md: {unknown}"
+
+
+def test_every_name_in_the_table_is_a_module() -> None:
+    assert [name for name in LAYER if name not in modules()] == []
 
 
 def test_every_layer_is_described_to_contributors() -> None:

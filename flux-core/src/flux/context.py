@@ -60,6 +60,10 @@ class Context(Mapping[str, Any]):
         self._makers = makers
         self._values: dict[str, Any] = {}
 
+    # A context is itself: comparing values would ask the supervisor for every one of them.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
     def __getitem__(self, name: str) -> Any:
         if name not in self._values:
             self._values[name] = self._makers[name]()
@@ -224,18 +228,19 @@ class Variables:
 
 
 _current: ContextVar[Context] = ContextVar("flux_context")
-_running: list[Context] = []
+#: By identity; several when one process pokes several sensors.
+_running: dict[int, Context] = {}
 
 
 @contextmanager
 def running(context: Context) -> Iterator[Context]:
     """Make `context` the one that `current` gives, until the block ends."""
     token = _current.set(context)
-    _running.append(context)
+    _running[id(context)] = context
     try:
         yield context
     finally:
-        _running.remove(context)
+        del _running[id(context)]
         _current.reset(token)
 
 
@@ -250,8 +255,9 @@ def current() -> Context:
     context = _current.get(None)
     if context is not None:
         return context
-    if len(_running) == 1:
-        return _running[0]
+    alone = list(_running.values())
+    if len(alone) == 1:
+        return alone[0]
     raise OutsideTask(
         "This works inside a running task only: there it asks for values that a DAG file must not depend on. "
         "Move the call into the task, or use a template such as {{ var.value.name }}."

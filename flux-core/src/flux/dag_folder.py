@@ -44,7 +44,7 @@ def dag_files(folder: str | os.PathLike[str]) -> list[str]:
                 continue
             if is_folder:
                 to_read.append((path, ignores))
-            elif entry.name.endswith(".py") and path != PROVIDER_FILE:
+            elif entry.name.endswith(".py") and path != PROVIDER_FILE and entry.is_file():
                 found.append(path)
     return sorted(found)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,12 @@ class Cli:
         assert done.code == 0, done
         return done
 
+    def process(self, *arguments: str) -> Done:
+        """Run it in a process of its own: for commands that import DAG files, which a process does once."""
+        argv = [sys.executable, "-m", "flux.cli.main", *arguments]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+        return Done(done.returncode, done.stdout, done.stderr)
+
     def write(self, name: str, text: str) -> Path:
         """Write a file into the DAGs folder."""
         file = self.home / "dags" / name
@@ -59,13 +66,13 @@ class Cli:
 
 
 @pytest.fixture
-def bare(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Cli]:
+def bare(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
     """The command line on a home that does not exist yet."""
     for name in ("FLUX_DATABASE_URL", "FLUX_TIMEZONE", "FLUX_DAGS_FOLDER"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("FLUX_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("FLUX_DURABILITY", "fast")
-    yield Cli(tmp_path / "home", capsys)
+    return Cli(tmp_path / "home", capsys)
 
 
 @pytest.fixture

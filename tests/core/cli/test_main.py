@@ -14,6 +14,7 @@ import click
 import pytest
 
 from flux.cli.main import COMMANDS, root
+from tests.waiting import until
 
 HEAVY = ("sqlalchemy", "jinja2", "croniter", "pluggy", "stevedore", "alembic", "asyncio")
 
@@ -81,7 +82,8 @@ def test_error_is_one_line_on_stderr_and_exit_code_1(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["nope"], ["dag", "nope"], ["pool", "set", "x", "many"], ["dag", "trigger"], ["run", "list", "--nope"]]
+    "arguments",
+    [["nope"], ["dag", "nope"], ["pool", "set", "x", "many"], ["dag", "trigger"], ["run", "list", "--nope"]],
 )
 def test_wrong_usage_is_exit_code_2(arguments: list[str], tmp_path: Path) -> None:
     done = flux(*arguments, home=tmp_path)
@@ -99,27 +101,25 @@ def test_command_of_another_package_says_how_to_install_it(tmp_path: Path) -> No
 
 
 def test_interrupt_is_exit_code_130(tmp_path: Path) -> None:
-    """Ctrl-C while a command waits; here for its stdin, which never comes."""
-    environ = {**os.environ, "FLUX_HOME": str(tmp_path), "FLUX_DURABILITY": "fast"}
-    argv = [sys.executable, "-m", "flux.cli.main", "variable", "import", "-"]
-    with subprocess.Popen(
-        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ
-    ) as process:
-        until_reading(process.pid)
+    """Ctrl-C while a command waits; here for what a pipe will hold."""
+    pipe = tmp_path / "variables.json"
+    os.mkfifo(pipe)
+    environ = {**os.environ, "FLUX_HOME": str(tmp_path)}
+    argv = [sys.executable, "-m", "flux.cli.main", "variable", "import", str(pipe)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ) as process:
+        writer = until(lambda: opened_for_writing(pipe), what="the command to open the pipe")
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=10)
+    os.close(writer)
     assert (process.returncode, b"Traceback" in err) == (130, False)
 
 
-def until_reading(pid: int) -> None:
-    """Wait until a process sleeps in a read of its stdin."""
-    from tests.waiting import until
-
-    def reads() -> bool:
-        fields = Path(f"/proc/{pid}/syscall").read_text().split()
-        return fields[:2] == ["0", "0x0"]
-
-    until(reads, what="the read of stdin")
+def opened_for_writing(pipe: Path) -> int | None:
+    """Open a pipe for writing; None while nobody reads it (fifo(7))."""
+    try:
+        return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return None
 
 
 def test_reader_that_goes_away_is_no_traceback(tmp_path: Path) -> None:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+
+from flux.store import dags, jobs
+from flux.structure import DagStructure, TaskStructure
+from flux.times import utc_now
 
 if TYPE_CHECKING:
     from tests.core.cli.conftest import Cli
@@ -55,6 +60,27 @@ def test_doctor_survives_an_option_that_cannot_be_used(bare: Cli, monkeypatch: p
     monkeypatch.setenv("FLUX_PARALLELISM", "many")
     done = bare("doctor", "--json")
     assert (done.code, "FLUX_PARALLELISM" in done.out) == (1, True)
+
+
+def test_doctor_notices_a_clock_that_was_set_back(cli: Cli) -> None:
+    later = utc_now() + timedelta(hours=2)
+    with cli.opened() as flux:
+        flux.store.write(lambda connection: jobs.register(connection, "supervisor", "here", None, 1, later))
+    done = cli("doctor", "--json")
+    assert done.code == 1
+    assert [row["check"] for row in done.json if row["state"] == "error"] == ["clock"]
+
+
+def test_doctor_names_pools_that_nobody_made_and_files_that_do_not_import(cli: Cli) -> None:
+    with cli.opened() as flux:
+        reading = dags.Reading("0" * 64, sources={"a.py": "0" * 64}, error={"message": "boom", "line": 1})
+        flux.store.write(lambda connection: dags.register(connection, "a.py", reading, utc_now()))
+        structure = DagStructure("d", "d.py", 1, (TaskStructure(0, "t", "X", "x", pool="warehouse"),))
+        reading = dags.Reading("1" * 64, [structure.to_json()], {"d.py": "1" * 64})
+        flux.store.write(lambda connection: dags.register(connection, "d.py", reading, utc_now()))
+    found = {row["check"]: row for row in cli("doctor", "--json").json}
+    assert (found["import errors"]["state"], "a.py" in found["import errors"]["message"]) == ("error", True)
+    assert (found["pools"]["state"], "warehouse" in found["pools"]["remedy"]) == ("warning", True)
 
 
 def test_config_list_says_where_a_value_comes_from_and_masks_passwords(

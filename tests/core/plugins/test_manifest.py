@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -30,14 +31,9 @@ def test_reference_that_cannot_be_loaded_says_why(path: str, cause: str) -> None
         Ref("Ref", path).load()
 
 
-def test_reference_to_a_module_that_exits_is_an_ordinary_error(
-    tmp_path: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from pathlib import Path
-
-    folder = Path(str(tmp_path))
-    (folder / "flux_test_leaver.py").write_text("import sys\nsys.exit(3)\n")
-    monkeypatch.syspath_prepend(str(folder))
+def test_reference_to_a_module_that_exits_is_an_ordinary_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "flux_test_leaver.py").write_text("import sys\nsys.exit(3)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(PluginError, match="SystemExit: 3"):
         Ref("Leaver", "flux_test_leaver:Leaver").load()
 
@@ -56,7 +52,8 @@ def test_connection_type_is_data_and_loads_no_client() -> None:
 def test_manifest_import_is_light() -> None:
     """A manifest is imported wherever the catalogue is needed, so it must not bring the libraries with it."""
     code = (
-        "import sys, flux.plugins; heavy = {'pluggy', 'stevedore', 'sqlalchemy', 'jinja2', 'click', 'importlib.metadata'};"
+        "import sys, flux.plugins;"
+        "heavy = {'pluggy', 'stevedore', 'sqlalchemy', 'jinja2', 'click', 'importlib.metadata'};"
         "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -16,6 +16,7 @@ from flux.attempt import AttemptSpec
 from flux.dag_file import Manifest
 from flux.loop import Loop
 from flux.running.launcher_client import LauncherClient
+from tests.waiting import until
 
 Message = dict[str, Any]
 
@@ -39,9 +40,7 @@ class Desk:
 
     def start(self, **settings: Any) -> LauncherClient:
         """Start a private launcher."""
-        self.client = LauncherClient.private(
-            self.loop, self.run_folder, self.take, self.lost, settings=settings
-        )
+        self.client = LauncherClient.private(self.loop, self.run_folder, self.take, self.lost, settings=settings)
         return self.client
 
     @property
@@ -143,16 +142,15 @@ class Desk:
     def log(self, spec: AttemptSpec) -> str:
         return Path(spec.log).read_text(errors="replace")
 
+    def logged(self, spec: AttemptSpec, text: str) -> None:
+        """Wait until a log has `text`."""
+        until(lambda: Path(spec.log).exists() and text in self.log(spec), what=f"{text!r} in {spec.log}")
+
     def hello(self) -> Message:
         """The launcher's state of now."""
         self.launcher._send({"op": "hello", "supervisor": 1, "settings": self.launcher._settings})
         self.messages = [message for message in self.messages if message["op"] != "state"]
         return self.wait(op="state")
-
-    def loop_once(self) -> None:
-        """Send and take what can be sent and taken now."""
-        self.loop.call_later(0.01, self.loop.stop)
-        self.loop.run()
 
     def close_client(self) -> None:
         if self.client is not None:

@@ -79,13 +79,13 @@ def test_bare_date_names_the_interval_that_starts_on_the_local_day(flux: Flux) -
 
 def test_bare_date_that_names_several_intervals_is_refused_listing_them(flux: Flux) -> None:
     define(flux, schedule=HOURLY)
-    with pytest.raises(BadDate, match="24 data intervals.*2026-01-05T23:00:00"):
+    with pytest.raises(BadDate, match=r"24 data intervals.*2026-01-05T23:00:00"):
         trigger(flux, logical_date="2026-01-05")
 
 
 def test_moment_that_starts_no_interval_is_refused_with_its_neighbours(flux: Flux) -> None:
     define(flux, schedule=DAILY)
-    with pytest.raises(BadDate, match="2026-01-05T02:00:00.*2026-01-06T02:00:00"):
+    with pytest.raises(BadDate, match=r"2026-01-05T02:00:00.*2026-01-06T02:00:00"):
         trigger(flux, logical_date="2026-01-05T03:00")
 
 

@@ -12,6 +12,8 @@ import pytest
 from flux import process
 from tests.waiting import until
 
+pytestmark = pytest.mark.slow
+
 GOOD = """
 from flux import DAG
 from flux.operators import PythonOperator
@@ -126,7 +128,8 @@ def test_a_dag_can_ask_for_fresh_interpreters(desk: Any) -> None:
         from flux import DAG
         from flux.operators import PythonOperator
         def work():
-            return [os.environ["FLUX_CLAIM"], sys.orig_argv[-1], open("/proc/self/environ").read().count("FLUX_CLAIM=4")]
+            carried = open("/proc/self/environ").read().count("FLUX_CLAIM=4")
+            return [os.environ["FLUX_CLAIM"], sys.orig_argv[-1], carried]
         with DAG("fresh", fork=False):
             PythonOperator(task_id="t", python_callable=work)
         with DAG("forked"):
@@ -195,7 +198,7 @@ def test_the_middle_of_a_log_that_is_too_long_is_freed(desk: Any) -> None:
         """,
     )
     spec = desk.run(desk.version("long.py"), "long", "t", log_max_bytes=1_000_000)
-    until(lambda: Path(spec.log).exists() and Path(spec.log).stat().st_size > 4_000_000 or desk.loop_once())
+    desk.logged(spec, "3999 xxx")
     until(lambda: Path(spec.log).stat().st_blocks * 512 < 1_000_000)
     desk.launcher.kill(spec.claim, 0, "test")
     desk.exit(spec)
@@ -291,7 +294,7 @@ def test_an_isolated_poke_carries_its_claim(desk: Any, sensors: str) -> None:
 def test_a_cancelled_poke_is_answered_within_the_grace(desk: Any, sensors: str) -> None:
     spec = desk.spec("sensors", "hang", sensor=True, kill_grace=0.2)
     desk.launcher.poke(sensors, 1, [spec], 100)
-    until(lambda: Path(spec.log).exists() and "hanging" in desk.log(spec) or desk.loop_once())
+    desk.logged(spec, "hanging")
     desk.launcher.cancel_poke(spec.claim)
     assert desk.wait(op="poked", claim=spec.claim)["cancelled"]
     desk.launcher.cancel_poke(spec.claim)
@@ -301,7 +304,7 @@ def test_a_cancelled_poke_is_answered_within_the_grace(desk: Any, sensors: str) 
 def test_pokes_of_a_dead_host_are_done_by_another(desk: Any, sensors: str) -> None:
     spec = desk.spec("sensors", "hang", sensor=True)
     desk.launcher.poke(sensors, 1, [spec], 100)
-    until(lambda: Path(spec.log).exists() and "hanging" in desk.log(spec) or desk.loop_once())
+    desk.logged(spec, "hanging")
     (host,) = [entry.pid for entry in process.table() if entry.parent == desk.launcher.pid]
     process.send(host, signal.SIGKILL)
     until(lambda: desk.log(spec).count("hanging") == 2)

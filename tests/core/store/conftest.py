@@ -20,6 +20,7 @@ from flux.store import dags, schema
 from flux.store.dags import DagVersion, Reading
 from flux.store.engine import Store
 from flux.structure import DagStructure, TaskStructure
+from tests.store_engine import Engine
 
 NOW = datetime(2026, 1, 5, 2, tzinfo=UTC)
 
@@ -114,6 +115,12 @@ def make_version() -> MakeVersion:
         return dags.version(connection, registered[0].version_id)
 
     return make
+
+
+@pytest.fixture
+def engine(store: Store, make_version: MakeVersion) -> Engine:
+    """The store engine with an empty store; see `tests.store_engine`."""
+    return Engine(store, make_version)
 
 
 def structure_of(

@@ -49,9 +49,7 @@ def test_date_that_names_several_runs_is_refused_listing_them_oldest_first(
     store: Store, make_version: Callable[..., Any], now: datetime
 ) -> None:
     def work(connection: sa.Connection) -> None:
-        late, early = make_runs(
-            connection, make_version, now, "2026-01-05T09:00:00+00:00", "2026-01-05T08:00:00+00:00"
-        )
+        late, early = make_runs(connection, make_version, now, "2026-01-05T09:00:00+00:00", "2026-01-05T08:00:00+00:00")
         with pytest.raises(Refused) as refused:
             naming.run(connection, "sales", "2026-01-05")
         message = str(refused.value)
@@ -73,9 +71,7 @@ def test_name_of_no_run_is_answered_with_near_ones(
     store.write(work)
 
 
-def test_run_id_wins_over_the_date_it_looks_like(
-    store: Store, make_version: Callable[..., Any], now: datetime
-) -> None:
+def test_run_id_wins_over_the_date_it_looks_like(store: Store, make_version: Callable[..., Any], now: datetime) -> None:
     def work(connection: sa.Connection) -> None:
         make_runs(connection, make_version, now, "2026-01-05T08:00:00+00:00")
         dag = dags.by_id(connection, "sales")

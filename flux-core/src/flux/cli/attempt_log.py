@@ -96,11 +96,12 @@ class Tail:
             return
         with file:
             while True:
-                start = _next_data(file.fileno(), self._position)
+                start = _seek(file.fileno(), self._position, os.SEEK_DATA)
                 if start > self._position:
                     yield f"\n[{start - self._position} bytes of this log were left out]\n"
                     self._position = start
-                data = os.pread(file.fileno(), _CHUNK, self._position)
+                length = _seek(file.fileno(), self._position, os.SEEK_HOLE) - self._position
+                data = os.pread(file.fileno(), min(length or _CHUNK, _CHUNK), self._position)
                 if not data:
                     return
                 self._position += len(data)
@@ -111,12 +112,15 @@ class Tail:
         return self._decoder.decode(b"", final=True)
 
 
-def _next_data(descriptor: int, position: int) -> int:
-    """Return where the next bytes are at or after `position`: beyond it only where a hole begins (lseek(2))."""
+def _seek(descriptor: int, position: int, what: int) -> int:
+    """Return where the next data, or the next hole, begins at or after `position` (lseek(2)).
+
+    `position` itself at the end of the file, and where the file system knows no holes.
+    """
     try:
-        return os.lseek(descriptor, position, os.SEEK_DATA)
+        return os.lseek(descriptor, position, what)
     except OSError as error:
-        if error.errno in (errno.ENXIO, errno.EINVAL):  # at the end, or the file system knows no holes
+        if error.errno in (errno.ENXIO, errno.EINVAL):
             return position
         raise
 

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from flux.config import Config
 
 
+#: Clocks of machines that share a database may differ so much.
+_CLOCK_SECONDS = 60.0
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """What one look at the installation found."""
@@ -75,7 +79,7 @@ def examine() -> Iterator[Finding]:
         return
     with flux:
         yield Finding("database", "ok", f"{flux.store.url} has the newest schema.")
-        for look in (_system, _import_errors, _pools):
+        for look in (_system, _clock, _import_errors, _pools):
             yield from _guarded(look, flux)
 
 
@@ -150,6 +154,20 @@ def _system(flux: Flux) -> Iterator[Finding]:
         yield Finding("system", "ok", "It runs.")
     else:
         yield Finding("system", "warning", "No system runs on this home: nothing is scheduled.", "Run `flux up`.")
+
+
+def _clock(flux: Flux) -> Iterator[Finding]:
+    """Schedules, retries and deadlines go by the clock; one that was set back makes all of them late."""
+    from flux.store import jobs
+    from flux.times import utc_now
+
+    beats = [job.last_beat_at or job.started_at for job in flux.store.read(jobs.every)]
+    ahead = max(((beat - utc_now()).total_seconds() for beat in beats), default=0.0)
+    if ahead > _CLOCK_SECONDS:
+        message = f"The clock of this machine is {ahead:.0f} s behind the last sign of life in the database."
+        yield Finding("clock", "error", message, "Set the clock, for example by NTP.")
+    else:
+        yield Finding("clock", "ok", f"{utc_now():%Y-%m-%d %H:%M:%S} UTC")
 
 
 def _import_errors(flux: Flux) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import click
 
+from flux import linux
 from flux.cli.exit_codes import DONE, FAILED, INTERRUPTED, WRONG_USAGE
 from flux.cli.group import Entry, LazyGroup
 from flux.errors import FluxError
@@ -49,6 +50,8 @@ root = LazyGroup(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. `arguments=None` takes the process's own."""
+    if arguments is None:
+        linux.forbid_inspection()  # the environment may hold the database's password
     try:
         answer = root.main(args=arguments, prog_name="flux", standalone_mode=False)
     except click.ClickException as error:

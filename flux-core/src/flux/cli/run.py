@@ -15,7 +15,7 @@ _KINDS = ("scheduled", "manual", "backfill")
 
 @click.group(cls=Noun)
 def run() -> None:
-    """List, show and delete DAG runs. RUN is a run id, or a logical date that names one run.
+    """List, show, delete and upgrade DAG runs. RUN is a run id, or a logical date that names one run.
 
     \b
     Example:
@@ -144,3 +144,50 @@ def delete(dag_id: str, name: str, dry_run: bool, yes: bool) -> None:
             output.note(f"  {line}")
         elif ask.confirm([line], f"Delete this run of DAG {dag_id!r}?", yes=yes):
             actions.delete_run(flux, dag_id, found.run_id, who=session.person())
+
+
+@run.command()
+@click.argument("dag_id", metavar="DAG")
+@click.argument("name", metavar="RUN")
+@ask.dry_run_option
+@ask.yes_option
+@output.json_option
+def upgrade(dag_id: str, name: str, dry_run: bool, yes: bool, as_json: bool) -> None:
+    """Move a run to the newest version of its DAG; what has finished stays finished.
+
+    \b
+    Example:
+      flux run upgrade sales 2026-01-05 --dry-run
+    """
+    from flux.running import actions
+
+    with session.opened() as flux:
+        planned = actions.plan_upgrade(flux, dag_id, name)
+        lines = [
+            f"{task_id} ({what})"
+            for what, task_ids in (("new", planned.new), ("gone", planned.gone), ("changed", planned.changed))
+            for task_id in task_ids
+        ]
+        title = f"Move run {planned.run.run_id!r} from version {planned.number} to {planned.to.number}?"
+        applied = False
+        if not planned.is_needed:
+            output.note(f"Run {planned.run.run_id!r} has the newest version, {planned.number}.")
+        elif dry_run:
+            output.note("\n".join(f"  {line}" for line in lines) or "  No task is another one.")
+        elif ask.confirm(lines, title, yes=yes):
+            actions.upgrade_run(flux, planned, who=session.person())
+            applied = True
+        if as_json:
+            output.document(
+                {
+                    "action": "upgrade",
+                    "dag_id": planned.run.dag_id,
+                    "run_id": planned.run.run_id,
+                    "from_version": planned.number,
+                    "to_version": planned.to.number,
+                    "new": list(planned.new),
+                    "gone": list(planned.gone),
+                    "changed": list(planned.changed),
+                    "applied": applied,
+                }
+            )

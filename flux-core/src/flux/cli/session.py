@@ -22,15 +22,20 @@ def configuration() -> config.Config:
 
 @contextmanager
 def opened(*, dags: bool = False) -> Iterator[Flux]:
-    """Open the system for one command.
+    """Open the system for one command, and record first what a killed system left as started.
 
     Args:
         dags: bring the store up to the DAGs folder's changes first.
     """
     from flux.app import Flux
     from flux.cli.progress import progress
+    from flux.running import home
 
     with Flux.open(configuration()) as flux:
+        if not home.running(flux.config.run_folder):
+            from flux.running import recovery
+
+            recovery.reap(flux)
         if dags:
             from flux.running import actions
 

@@ -19,9 +19,10 @@ from flux.errors import BadDate, NotFound, Refused
 from flux.running.scheduler import bound_schedule
 from flux.schedule import BoundSchedule, DataInterval
 from flux.states import RunKind
-from flux.store import advance, audit, dags, naming, pools, reasons, runs, variables
+from flux.store import advance, audit, dags, naming, pools, reasons, runs, upgrade, variables
 from flux.store.dags import Dag
 from flux.store.runs import DagRun
+from flux.store.upgrade import Upgrade
 from flux.store.structures import StructureCache
 from flux.structure import DagStructure
 from flux.times import iso, moment, utc_now, zone
@@ -163,24 +164,37 @@ def trigger(
         runs.check_run_id(run_id)
 
     def work(connection: sa.Connection, now: datetime) -> DagRun:
-        dag = dags.by_id(connection, dag_id)
-        if dag.dag_version_id is None or dag.dag_file_id is None:
-            raise NotFound(f"No file in the DAGs folder defines DAG {dag_id!r} any more.")
-        version = dags.version(connection, dag.dag_version_id)
-        params.resolve(params.from_specs(version.structure.params), None, conf)
-        return runs.create(
-            connection,
-            dag=dag,
-            version=version,
-            kind=RunKind.MANUAL,
-            interval=_interval(dag, version.structure, logical_date, now),
-            run_id=run_id,
-            conf=conf,
-            now=now,
-        )
+        return make_manual_run(connection, dag_id, logical_date=logical_date, conf=conf, run_id=run_id, now=now)
 
     detail = {"logical_date": logical_date, "conf": conf, "run_id": run_id}
     return _change(flux, work, who=who, action="run.trigger", object=f"dag {dag_id}", detail=detail)
+
+
+def make_manual_run(
+    connection: sa.Connection,
+    dag_id: str,
+    *,
+    logical_date: str | None,
+    conf: Mapping[str, Any] | None,
+    now: datetime,
+    run_id: str | None = None,
+) -> DagRun:
+    """Make a manual run in the caller's transaction; see `trigger`."""
+    dag = dags.by_id(connection, dag_id)
+    if dag.dag_version_id is None or dag.dag_file_id is None:
+        raise NotFound(f"No file in the DAGs folder defines DAG {dag_id!r} any more.")
+    version = dags.version(connection, dag.dag_version_id)
+    params.resolve(params.from_specs(version.structure.params), None, conf)
+    return runs.create(
+        connection,
+        dag=dag,
+        version=version,
+        kind=RunKind.MANUAL,
+        interval=_interval(dag, version.structure, logical_date, now),
+        run_id=run_id,
+        conf=conf,
+        now=now,
+    )
 
 
 def _interval(dag: Dag, structure: DagStructure, logical_date: str | None, now: datetime) -> DataInterval:
@@ -225,6 +239,33 @@ def delete_run(flux: Flux, dag_id: str, name: str, *, who: str) -> DagRun:
     run = _change(flux, work, who=who, action="run.delete", object=f"run {dag_id} {name}")
     _delete_logs(flux.config.logs_folder / run.dag_id / run.run_id)
     return run
+
+
+def plan_upgrade(flux: Flux, dag_id: str, name: str) -> Upgrade:
+    """Say what moving a run to the newest version of its DAG would change; changes nothing.
+
+    Raises:
+        Refused: the run is over.
+    """
+    return flux.store.read(lambda connection: upgrade.plan(connection, naming.run(connection, dag_id, name)))
+
+
+def upgrade_run(flux: Flux, planned: Upgrade, *, who: str) -> None:
+    """Move a run to a newer version of its DAG, as planned.
+
+    Raises:
+        Refused: the plan is stale, or a task that is gone has an open attempt.
+    """
+    run = planned.run
+
+    def work(connection: sa.Connection, now: datetime) -> None:
+        fresh = upgrade.plan(connection, naming.run(connection, run.dag_id, run.run_id))
+        if (fresh.run.dag_version_id, fresh.to.id) != (run.dag_version_id, planned.to.id):
+            raise Refused(f"Run {run.run_id!r} or its DAG has changed since the list was made. Look at the new list.")
+        upgrade.apply(connection, fresh, now)
+
+    detail = {"from": planned.number, "to": planned.to.number}
+    _change(flux, work, who=who, action="run.upgrade", object=f"run {run.dag_id} {run.run_id}", detail=detail)
 
 
 def _delete_logs(folder: Path) -> None:

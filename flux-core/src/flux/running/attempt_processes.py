@@ -228,8 +228,9 @@ def exit_message(
     max_rss_bytes: int | None = None,
     strays: int = 0,
     error: str | None = None,
+    lost: bool = False,
 ) -> Message:
-    """Return the message "exit": how an attempt ended, or with `error` why it did not run or was lost."""
+    """Return the message "exit": how an attempt ended, or with `error` why it did not run or, if `lost`, was lost."""
     return {
         "op": "exit",
         "claim": claim,
@@ -242,6 +243,7 @@ def exit_message(
         "max_rss_bytes": max_rss_bytes,
         "strays": strays,
         "error": error,
+        "lost": lost,
     }
 
 
@@ -295,7 +297,8 @@ def bound_log(path: str, limit: int) -> bool:
         return True
     try:
         head = min(_HEAD_BYTES, limit // 10)
-        return linux.punch_hole(log, head, status.st_size - head - limit // 2)
+        length = status.st_size - head - limit // 2
+        return length <= 0 or linux.punch_hole(log, head, length)
     finally:
         os.close(log)
 

@@ -165,7 +165,8 @@ class Deferred:
             )
 
     def _companions(self, first: _Waiting) -> list[_Waiting]:
-        found, rest = [], deque[int]()
+        found: list[_Waiting] = []
+        rest: deque[int] = deque()
         while self._due and len(found) < _BATCH - 1:
             claim = self._due.popleft()
             item = self._waiting.get(claim)

@@ -5,19 +5,24 @@ does not tell of. A scan compares time stamps first and contents then, so a file
 file is read again when anything it was read from has changed: modules below the folder, template files.
 """
 
+# ruff: noqa: PTH116, PTH118
+
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import sys
+import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from flux import linux
 from flux.config import Config
 from flux.dag_file import dag_files
+from flux.errors import StoreError
 from flux.loop import Loop, Timer
 from flux.running.versions import Shelved, shelve
 from flux.store import dags
@@ -34,6 +39,8 @@ if TYPE_CHECKING:
 _READERS = 2
 #: Changes that come together are looked at together.
 _SETTLE_SECONDS = 0.01
+#: A broken file that took longer to read is not read again because another file has changed: it would hold a reader.
+_SLOW_SECONDS = 2.0
 
 #: (modification time in ns, size, inode) of a file; None: it is not there.
 Stamp = tuple[int, int, int] | None
@@ -60,6 +67,24 @@ class _Known:
     sources: Mapping[str, str]
     stamps: Mapping[str, Stamp] = field(default_factory=dict)
     has_error: bool = False
+    is_slow: bool = False
+
+    @property
+    def may_be_mended(self) -> bool:
+        """Whether it is worth another reading when some other file has changed."""
+        return self.has_error and not self.is_slow
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """What storing a reading gave."""
+
+    registered: list[Registered]
+    shelved: list[Shelved]
+    #: In the store, also of a reading that was good but clashes with another file.
+    has_error: bool
+    #: Files that were refused for a dag_id that is free now.
+    again: list[str]
 
 
 class Folder:
@@ -88,6 +113,10 @@ class Folder:
         self._is_loaded = False
         self._waiting: deque[str] = deque()
         self._reading: dict[int, tuple[str, dict[str, Stamp]]] = {}
+        #: When each reading began, by `time.monotonic`.
+        self._began: dict[int, float] = {}
+        #: Looked at while they were being read: looked at once more when that is done.
+        self._missed: set[str] = set()
         self._storing = 0
         self._numbers = 0
         self._syncs: list[Callable[[], object]] = []
@@ -119,11 +148,16 @@ class Folder:
         """Ask again what a launcher that died was reading."""
         self._waiting.extendleft(path for path, _ in self._reading.values())
         self._reading.clear()
+        self._missed.clear()
         self._read_next()
 
     def load(self) -> None:
         """Learn what the store has, and read what has changed since."""
-        self._database.call(dags.files, self._loaded, reads_only=True)
+        self._database.call(dags.files, self._loaded, failed=self._load_later, reads_only=True)
+
+    def _load_later(self, error: Exception) -> None:
+        print(f"folder: {error}", file=sys.stderr, flush=True)
+        self._loop.call_later(self._config.scan_seconds, self.load)
 
     def _loaded(self, files: Sequence[DagFile]) -> None:
         for file in files:
@@ -157,10 +191,7 @@ class Folder:
         mask = (
             linux.IN_CLOSE_WRITE | linux.IN_MOVED_TO | linux.IN_MOVED_FROM | linux.IN_DELETE | linux.IN_CREATE
         )  # fmt: skip
-        folders = {self._root}
-        for here, names, _ in os.walk(self._root, followlinks=True):
-            names[:] = [name for name in names if not name.startswith(".") and name != "__pycache__"]
-            folders.update(os.path.join(here, name) for name in names)
+        folders = set(_folders(self._root))
         for folder in folders - self._watched:
             try:
                 self._watcher.add(folder, mask)
@@ -172,7 +203,8 @@ class Folder:
 
     def _scan(self) -> None:
         self._watch()
-        busy = {path for path, _ in self._reading.values()} | set(self._waiting)
+        self._missed.update(path for path, _ in self._reading.values())
+        busy = self._missed.union(self._waiting)
         present = dag_files(self._root)
         changed = any(path not in self._known for path in present)
         for path in present:
@@ -184,7 +216,7 @@ class Folder:
                 changed = True
         if changed:  # what a broken file lacked may be there now
             queued = set(self._waiting) | busy
-            self._waiting.extend(path for path in present if path not in queued and self._known[path].has_error)
+            self._waiting.extend(path for path in present if path not in queued and self._known[path].may_be_mended)
         for path in self._known.keys() - set(present) - busy:
             self._gone(path)
         self._read_next()
@@ -207,7 +239,7 @@ class Folder:
 
     def _hash(self, path: str) -> str | None:
         try:
-            with open(os.path.join(self._root, path), "rb") as file:
+            with open(os.path.join(self._root, path), "rb", opener=_without_waiting) as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
         except OSError:
             return None
@@ -227,22 +259,25 @@ class Folder:
             stamps[path] = self._stamp(path)
             self._numbers += 1
             self._reading[self._numbers] = (path, stamps)
+            self._began[self._numbers] = time.monotonic()
             launcher.read(self._numbers, self._root, path, self._config.import_timeout_seconds)
         self._settled()
 
     def read_done(self, message: Mapping[str, Any]) -> None:
         """Take the launcher's answer to `read`, and store it."""
         path, stamps = self._reading.pop(message["id"], (None, {}))
+        seconds = time.monotonic() - self._began.pop(message["id"], 0.0)
         if path is None:
             return  # asked again since
         sources: dict[str, str] = dict(message["sources"] or {})
-        if path not in sources:
-            sources[path] = self._hash(path) or ""
+        if path not in sources:  # its process ended before it could tell; what was changed since is read again
+            sources[path] = (self._hash(path) if self._stamp(path) == stamps[path] else None) or ""
         self._known[path] = _Known(
             sources,
             # What was not looked at before the reading is looked at once more by the next scan.
             {source: stamps.get(source, (0, 0, 0)) for source in sources},
             has_error=message["error"] is not None,
+            is_slow=seconds > _SLOW_SECONDS,
         )
         reading = Reading(
             hash=sources[path],
@@ -253,7 +288,11 @@ class Folder:
             error=message["error"],
         )
         self._store(path, reading, message["host"])
-        self._read_next()
+        if path in self._missed:
+            self._missed.discard(path)
+            self._scan()
+        else:
+            self._read_next()
 
     def _contents(self, hashes: Any) -> dict[str, bytes]:
         found = {}
@@ -265,36 +304,95 @@ class Folder:
         return found
 
     def _store(self, path: str, reading: Reading, host: int | None) -> None:
-        def work(connection: sa.Connection) -> tuple[list[Registered], list[Shelved]]:
+        def work(connection: sa.Connection) -> _Stored:
+            _check_contents(connection, path, reading)
             registered = dags.register(connection, path, reading, utc_now())
-            return registered, [shelve(connection, self._config, item.version_id) for item in registered]
+            refused = {file.path: file for file in dags.errors(connection)}
+            return _Stored(
+                registered,
+                [shelve(connection, self._config, item.version_id) for item in registered],
+                has_error=path in refused,
+                again=[file.path for file in refused.values() if file.hash == "" and "dag_id" in (file.error or {})],
+            )
 
-        def done(result: tuple[list[Registered], list[Shelved]]) -> None:
+        def done(stored: _Stored) -> None:
             self._storing -= 1
-            registered, shelved = result
-            launcher = self._launcher()
-            if launcher is not None and host is not None:
-                if shelved:
-                    launcher.keep(host, [version.hash for version in shelved])
-                else:
-                    launcher.drop(host)
-            self._on_changed(registered, shelved)
-            self._settled()
+            known = self._known.get(path)
+            if known is not None:
+                known.has_error = stored.has_error
+            self._release_host(host, stored.shelved)
+            self._on_changed(stored.registered, stored.shelved)
+            busy = {busy for busy, _ in self._reading.values()}.union(self._waiting)
+            self._waiting.extend(path for path in stored.again if path in self._known and path not in busy)
+            self._read_next()
 
         def failed(error: Exception) -> None:
             self._storing -= 1
-            self._known.pop(path, None)  # the next scan tries again
+            self._release_host(host, ())
             print(f"folder: {path}: {error}", file=sys.stderr, flush=True)
+            if isinstance(error, StoreError) or reading.hash is None:
+                self._known[path] = _Known({path: ""}, has_error=True)  # the next scan tries again
+            elif reading.error is None:
+                message = f"What was read cannot be stored: {type(error).__name__}: {error}".splitlines()[0]
+                fault = {"message": message, "line": None, "traceback": ""}
+                self._store(path, dataclasses.replace(reading, structures=(), error=fault), None)
             self._settled()
 
         self._storing += 1
         self._database.call(work, done, failed=failed)
+
+    def _release_host(self, host: int | None, shelved: Sequence[Shelved]) -> None:
+        """Let the host of a reading serve the versions it gave; end it if there are none."""
+        launcher = self._launcher()
+        if launcher is None or host is None:
+            return
+        if shelved:
+            launcher.keep(host, [version.hash for version in shelved])
+        else:
+            launcher.drop(host)
 
     def _settled(self) -> None:
         if self._is_loaded and not self._waiting and not self._reading and not self._storing:
             syncs, self._syncs = self._syncs, []
             for done in syncs:
                 done()
+
+
+def _check_contents(connection: sa.Connection, path: str, reading: Reading) -> None:
+    """Refuse a good reading of which some source's bytes are neither here nor in the store.
+
+    Raises:
+        StoreError: they were lost between reading and storing; reading again brings them back.
+    """
+    if reading.error is None:
+        missing = set(reading.sources.values()) - reading.contents.keys()
+        if missing and missing - dags.contents(connection, missing).keys():
+            lost = next(source for source, sha in reading.sources.items() if sha in missing)
+            raise StoreError(f"The bytes of {lost!r} were lost before {path!r} was stored. It is read again.")
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file; a pipe that somebody put in its place is empty and not waited for."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def _folders(root: str) -> Iterator[str]:
+    """Yield the folders in which DAG files may be, `root` first; each once, whatever symbolic links there are."""
+    seen: set[tuple[int, int]] = set()
+    to_visit = [root]
+    while to_visit:
+        folder = to_visit.pop()
+        try:
+            status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            names = [entry.name for entry in os.scandir(folder) if entry.is_dir()]
+        except OSError:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        yield folder
+        shown = (name for name in names if not name.startswith(".") and name != "__pycache__")
+        to_visit += [os.path.join(folder, name) for name in shown]
 
 
 class _Direct:
@@ -313,8 +411,15 @@ class _Direct:
         reads_only: bool = False,
     ) -> None:
         store = self._flux.store
-        value = (store.read if reads_only else store.write)(work)
-        self._loop.call_soon_threadsafe(lambda: done(value))
+        try:
+            value = (store.read if reads_only else store.write)(work)
+        except Exception as error:
+            if failed is None:
+                raise
+            problem = error
+            self._loop.call_soon_threadsafe(lambda: failed(problem))
+        else:
+            self._loop.call_soon_threadsafe(lambda: done(value))
 
 
 def sync_here(flux: Flux) -> None:

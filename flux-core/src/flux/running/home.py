@@ -41,8 +41,8 @@ class Running:
 
     @property
     def is_alive(self) -> bool:
-        """Whether this very process still exists; a zombie counts."""
-        return self.ticks is not None and _started_ticks(self.pid) == self.ticks
+        """Whether this very process still runs; a zombie does not."""
+        return self.ticks is not None and _started_ticks(self.pid) == self.ticks and process.is_alive(self.pid)
 
 
 def lock(run_folder: Path) -> int:

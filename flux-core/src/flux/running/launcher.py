@@ -4,9 +4,6 @@ One thread; no database, no TLS, no third-party module. Theory. Everything that 
 and dies with it. A supervisor connects, is told the state (claims that run, exits it has not acknowledged) and gives
 orders; when it goes away, attempts go on for `adopt_timeout` while the hypervisor lives, and are killed when both are
 gone. A *private* launcher serves one process over an inherited socket and ends with it.
-
-A host is known by what it imported: the folder, the file and the hashes of its sources. Versions of several DAGs in one
-file therefore share a host, and so do a reading and the versions made of it.
 """
 
 # ruff: noqa: PTH100, PTH118, PTH120
@@ -23,81 +20,26 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from flux import linux, process, wire
-from flux.dag_file import Manifest
 from flux.errors import DagFileError
 from flux.loop import Loop, Timer
-from flux.running import attempt_processes, dag_host, pokes
+from flux.running import attempt_processes, pokes
+from flux.running.heart import Heart
+from flux.running.hosts import Host, Hosts, Settings, import_failure
 from flux.wire import Message, Wire
 
-#: A host's identity: folder, file, and the hash of each source.
-Key = tuple[str, str, frozenset[tuple[str, str]]]
-
-#: How much of what an import prints is kept, and shown when the import fails without saying why.
-_OUTPUT_BYTES = 16384
-_OUTPUT_LINES = 20
-#: What an import that takes too long gets to say where it is.
-_WHERE_SECONDS = 0.3
-_BEAT_SECONDS = 1.0
+_TICK_SECONDS = 1.0
 _STRAY_GRACE = 2.0
 _STOP_GRACE = 4.0
-#: A host whose sensors were poked lately is not idle.
-_POKED_SECONDS = 7200.0
-
-
-@dataclass
-class Settings:
-    """What the supervisor may set in its hello; the defaults are those of the options of the same names."""
-
-    dag_hosts: int = 32
-    dag_host_idle_seconds: float = 300.0
-    import_timeout_seconds: float = 30.0
-    adopt_timeout_seconds: float = 60.0
-
-
-@dataclass(eq=False)
-class Host:
-    """A DAG host as the launcher sees it."""
-
-    number: int
-    pid: int
-    wire: Wire
-    #: The file; None: the host without DAG file.
-    path: str | None
-    folder: str | None
-    key: Key | None
-    #: Id of the `read` it answers; None: it was started for a version.
-    read_id: int | None = None
-    output: int = -1
-    printed: bytearray = field(default_factory=bytearray)
-    is_importing: bool = True
-    #: Set when the time limit for the import has passed.
-    timed_out: float | None = None
-    timer: Timer | None = None
-    #: Orders for after the import.
-    waiting: list[Message] = field(default_factory=list)
-    #: Attempts: what is known of each by claim. Pokes: the order each belongs to.
-    claims: dict[int, Message] = field(default_factory=dict)
-    pokes: dict[int, Message] = field(default_factory=dict)
-    #: Ids of DAGs whose attempts it leaves to fresh interpreters.
-    fresh: frozenset[str] = frozenset()
-    used_at: float = field(default_factory=time.monotonic)
-    poked_at: float | None = None
-
-    @property
-    def is_busy(self) -> bool:
-        return self.is_importing or bool(self.claims or self.pokes)
 
 
 class Launcher:
     """See the module's text.
 
     Args:
-        hypervisor: descriptor that takes a beat a second; None: nobody watches.
+        hypervisor: what `--hypervisor-fd` names; None: nobody watches.
     """
 
     def __init__(self, run_folder: str, *, hypervisor: int | None = None, settings: Settings | None = None) -> None:
@@ -111,13 +53,7 @@ class Launcher:
         self._is_private = False
         self._orphaned: Timer | None = None
         self._is_stopping = False
-        self._hosts: dict[int, Host] = {}
-        self._numbers = 0
-        self._by_key: dict[Key, Host] = {}
-        self._by_version: dict[str, Host] = {}
-        self._fresh_host: Host | None = None
-        #: Ids of DAGs that need fresh interpreters, by what was imported.
-        self._fresh: dict[Key, frozenset[str]] = {}
+        self._hosts = Hosts(self._loop, run_folder, self._settings, self._from_host)
         self._reads: deque[Message] = deque()
         self._reading = 0
         self._exits: dict[int, Message] = {}
@@ -154,7 +90,7 @@ class Launcher:
         self._loop.on_signal(signal.SIGTERM, lambda: self._stop("the launcher was stopped (SIGTERM)"))
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._tick()
-        self._say_to_hypervisor(b'{"op":"ready"}\n')
+        Heart(self._loop, self._hypervisor, self._hypervisor_gone).say({"op": "ready"})
         self._loop.run()
 
     # The supervisor
@@ -192,7 +128,8 @@ class Launcher:
 
     def _hello(self, message: Message) -> None:
         for name, value in message.get("settings", {}).items():
-            setattr(self._settings, name, value)
+            if hasattr(self._settings, name):
+                setattr(self._settings, name, value)
         claims = [known for host in self._all_hosts() for known in host.claims.values()]
         self._tell(
             {
@@ -203,123 +140,28 @@ class Launcher:
                 "exits": list(self._exits.values()),
                 "hosts": [
                     {"host": host.number, "pid": host.pid, "file": host.path, "attempts": len(host.claims)}
-                    for host in self._hosts.values()
+                    for host in self._hosts
                 ],
             }
         )
 
     def _all_hosts(self) -> Iterable[Host]:
-        return (*self._hosts.values(), *(host for host, _ in self._lost))
+        return (*self._hosts, *(host for host, _ in self._lost))
 
     def _ack(self, message: Message) -> None:
         for claim in message["claims"]:
             self._exits.pop(claim, None)
 
-    # The hypervisor
+    # The hypervisor, and the hosts
 
     def _tick(self) -> None:
-        self._loop.call_later(_BEAT_SECONDS, self._tick)
-        self._say_to_hypervisor(b".\n")
-        self._end_idle_hosts()
+        self._loop.call_later(_TICK_SECONDS, self._tick)
+        self._hosts.end_idle()
 
-    def _say_to_hypervisor(self, text: bytes) -> None:
-        if self._hypervisor is None:
-            return
-        try:
-            os.write(self._hypervisor, text)
-        except BlockingIOError:
-            pass
-        except OSError:
-            os.close(self._hypervisor)
-            self._hypervisor = None
-            if self._supervisor is None:
-                self._stop("hypervisor and supervisor ended")
-
-    # Hosts
-
-    def _start_host(
-        self,
-        *,
-        folder: str | None = None,
-        path: str | None = None,
-        contents: dict[str, bytes] | None = None,
-        key: Key | None = None,
-        timeout: float | None = None,
-    ) -> Host:
-        """Fork a DAG host and watch its import.
-
-        Raises:
-            OSError: no process can be started.
-        """
-        order = dag_host.Order(self._run_folder, folder, path, contents)
-        ours, theirs = socket.socketpair()
-        read_end, write_end = os.pipe()
-        try:
-            parent = os.getpid()
-            pid = process.fork()
-            if pid == 0:
-                self._be_host(order, theirs, write_end, parent)
-        except OSError:
-            ours.close()
-            os.close(read_end)
-            raise
-        finally:
-            theirs.close()
-            os.close(write_end)
-        os.set_blocking(read_end, False)
-        self._numbers += 1
-        host = Host(self._numbers, pid, None, path, folder, key, output=read_end)  # type: ignore[arg-type]
-        host.wire = Wire(ours, self._loop, lambda m: self._from_host(host, m), lambda: None)
-        host.is_importing = path is not None
-        self._hosts[host.number] = host
-        self._loop.add_reader(read_end, lambda: self._read_output(host))
-        if host.is_importing:
-            seconds = timeout or self._settings.import_timeout_seconds
-            host.timer = self._loop.call_later(seconds, lambda: self._import_too_long(host, seconds))
-        return host
-
-    def _be_host(self, order: dag_host.Order, sock: socket.socket, output: int, parent: int) -> None:
-        """In the new process: leave everything of the launcher behind and become the host. Does not return."""
-        try:
-            os.setsid()
-            linux.die_with_parent()
-            if os.getppid() == parent:
-                self._loop.close()
-                keep = sorted({0, 1, 2, sock.fileno(), output})
-                for low, high in zip(keep, [*keep[1:], os.sysconf("SC_OPEN_MAX")], strict=True):
-                    os.closerange(low + 1, high)
-                dag_host.serve(order, sock, output)
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-        os._exit(70)
-
-    def _read_output(self, host: Host) -> bool:
-        """Keep the end of what an import prints, whatever its length; False: nothing was there."""
-        try:
-            data = os.read(host.output, 65536)
-        except BlockingIOError:
-            return False
-        if not data:
-            self._close_output(host)
-            return False
-        host.printed += data
-        del host.printed[:-_OUTPUT_BYTES]
-        return True
-
-    def _close_output(self, host: Host) -> None:
-        if host.output >= 0:
-            self._loop.remove(host.output)
-            os.close(host.output)
-            host.output = -1
-
-    def _import_too_long(self, host: Host, seconds: float) -> None:
-        host.timed_out = seconds
-        process.send(host.pid, dag_host.WHERE_SIGNAL)
-        host.timer = self._loop.call_later(_WHERE_SECONDS, lambda: self._kill_host(host))
-
-    def _kill_host(self, host: Host) -> None:
-        process.send_group(host.pid, signal.SIGKILL)
-        process.send(host.pid, signal.SIGKILL)
+    def _hypervisor_gone(self) -> None:
+        self._hypervisor = None
+        if self._supervisor is None:
+            self._stop("hypervisor and supervisor ended")
 
     def _from_host(self, host: Host, message: Message) -> None:
         host.used_at = time.monotonic()
@@ -348,24 +190,17 @@ class Launcher:
         host.is_importing = False
         if host.timer is not None:
             host.timer.cancel()
-        host.fresh = frozenset(message["fresh"])
-        assert host.folder is not None
-        assert host.path is not None
         if host.read_id is not None:
-            host.key = (host.folder, host.path, frozenset(message["sources"].items()))
             self._answer_read(host, message)
         if message["error"] is not None:
-            self._forget(host)
+            self._hosts.forget(host)
             self._refuse_waiting(host, message["error"]["message"])
             return
-        assert host.key is not None
-        self._by_key[host.key] = host
-        if host.fresh:
-            self._fresh[host.key] = host.fresh
+        self._hosts.imported(host, message["sources"], message["fresh"])
         waiting, host.waiting = host.waiting, []
         for order in waiting:
             self._pass_on(host, order)
-        self._limit_hosts()
+        self._hosts.limit()
 
     def _refuse_waiting(self, host: Host, error: str) -> None:
         """Answer the orders that waited for an import that failed."""
@@ -380,32 +215,6 @@ class Launcher:
                     host.pokes.pop(spec["claim"], None)
                     self._tell({**pokes.failure(spec["claim"], text), "batch": order["batch"]})
 
-    def _forget(self, host: Host) -> None:
-        """Give a host no further orders."""
-        if host.key is not None and self._by_key.get(host.key) is host:
-            del self._by_key[host.key]
-        self._by_version = {version: other for version, other in self._by_version.items() if other is not host}
-        if self._fresh_host is host:
-            self._fresh_host = None
-
-    def _end_host(self, host: Host) -> None:
-        self._forget(host)
-        host.wire.send({"op": "stop"})
-
-    def _end_idle_hosts(self) -> None:
-        now = time.monotonic()
-        for host in list(self._hosts.values()):
-            poked = host.poked_at is not None and now - host.poked_at < _POKED_SECONDS
-            if not host.is_busy and not poked and now - host.used_at > self._settings.dag_host_idle_seconds:
-                self._end_host(host)
-
-    def _limit_hosts(self) -> None:
-        """End the idle hosts that were used longest ago while there are too many."""
-        spare = [host for host in self._hosts.values() if not host.is_busy]
-        spare.sort(key=lambda host: (host.poked_at is not None, host.used_at))
-        for host in spare[: max(0, len(self._hosts) - self._settings.dag_hosts)]:
-            self._end_host(host)
-
     # Reading files
 
     def _queue_read(self, message: Message) -> None:
@@ -417,7 +226,7 @@ class Launcher:
         while self._reads and self._reading < (os.cpu_count() or 1):
             message = self._reads.popleft()
             try:
-                host = self._start_host(folder=message["folder"], path=message["path"], timeout=message["timeout"])
+                host = self._hosts.start(folder=message["folder"], path=message["path"], timeout=message["timeout"])
             except OSError as error:
                 self._tell(_unread(message["id"], f"No process can be started to read it: {error}."))
                 continue
@@ -435,13 +244,12 @@ class Launcher:
     def _keep(self, message: Message) -> None:
         host = self._hosts.get(message["host"])
         if host is not None:
-            for version in message["version"]:
-                self._by_version[version] = host
+            self._hosts.keep(host, message["version"])
 
     def _drop(self, message: Message) -> None:
         host = self._hosts.get(message["host"])
         if host is not None and not host.is_busy:
-            self._end_host(host)
+            self._hosts.end(host)
 
     # Attempts and pokes
 
@@ -458,7 +266,7 @@ class Launcher:
             )
             return
         try:
-            host = self._host_for(message["version"], message["spec"]["dag_id"])
+            host = self._hosts.for_version(message["version"], message["spec"]["dag_id"])
         except (DagFileError, OSError) as error:
             self._exit(attempt_processes.exit_message(claim, error=str(error)))
             return
@@ -467,7 +275,7 @@ class Launcher:
 
     def _poke_order(self, message: Message) -> None:
         try:
-            host = self._host_for(message["version"], message["specs"][0]["dag_id"])
+            host = self._hosts.for_version(message["version"], message["specs"][0]["dag_id"])
         except (DagFileError, OSError) as error:
             for spec in message["specs"]:
                 self._tell({**pokes.failure(spec["claim"], str(error)), "batch": message["batch"]})
@@ -475,32 +283,6 @@ class Launcher:
         host.poked_at = time.monotonic()
         host.pokes.update((spec["claim"], message) for spec in message["specs"])
         self._give(host, message)
-
-    def _host_for(self, version: str, dag_id: str) -> Host:
-        """Return the host for a DAG of a version, a new one if needed.
-
-        Raises:
-            DagFileError: this machine does not have the version.
-            OSError: no process can be started.
-        """
-        host = self._by_version.get(version)
-        if host is None:
-            manifest = Manifest.read(self._run_folder, version)
-            key = (manifest.folder, manifest.file, frozenset(manifest.sources.items()))
-            host = self._by_key.get(key)
-            if host is None and dag_id in self._fresh.get(key, ()):
-                return self._host_without_file()
-            if host is None:
-                contents = manifest.contents(self._run_folder)
-                host = self._start_host(folder=manifest.folder, path=manifest.file, contents=contents, key=key)
-                self._by_key[key] = host
-            self._by_version[version] = host
-        return self._host_without_file() if dag_id in host.fresh else host
-
-    def _host_without_file(self) -> Host:
-        if self._fresh_host is None:
-            self._fresh_host = self._start_host()
-        return self._fresh_host
 
     def _give(self, host: Host, order: Message) -> None:
         host.used_at = time.monotonic()
@@ -525,7 +307,7 @@ class Launcher:
 
     def _cancel_poke(self, message: Message) -> None:
         claim = message["claim"]
-        host = next((host for host in self._hosts.values() if claim in host.pokes), None)
+        host = next((host for host in self._hosts if claim in host.pokes), None)
         if host is None:
             self._tell({**pokes.failure(claim, "no poke was running", cancelled=True), "batch": None})
         else:
@@ -533,7 +315,7 @@ class Launcher:
 
     def _kill(self, message: Message) -> None:
         claim = message["claim"]
-        host = next((host for host in self._hosts.values() if claim in host.claims), None)
+        host = next((host for host in self._hosts if claim in host.claims), None)
         if host is None:
             return
         waiting = [order for order in host.waiting if order["op"] == "run" and order["spec"]["claim"] == claim]
@@ -545,7 +327,7 @@ class Launcher:
             host.wire.send(message)
 
     def _kill_everything(self, grace: float, reason: str) -> None:
-        for host in list(self._hosts.values()):
+        for host in self._hosts:
             for order in list(host.waiting):
                 if order["op"] == "run":
                     self._kill({"claim": order["spec"]["claim"], "reason": reason})
@@ -555,29 +337,21 @@ class Launcher:
     # Ends
 
     def _reap(self) -> None:
-        by_pid = {host.pid: host for host in self._hosts.values()}
+        by_pid = {host.pid: host for host in self._hosts}
         for ended in process.reap():
             host = by_pid.get(ended.pid)
             if host is not None:
                 self._host_ended(host, ended)
-        if set(process.children()) - {host.pid for host in self._hosts.values()}:
+        if set(process.children()) - self._hosts.pids:
             self._kill_strays()
         elif self._lost:
             self._report_lost()
 
     def _host_ended(self, host: Host, ended: process.Exit) -> None:
         """Take the last messages of a host that is gone; what it still had to do is lost."""
-        host.wire.drain()
-        while host.output >= 0 and self._read_output(host):
-            pass
-        self._close_output(host)
-        host.wire.close()
-        if host.timer is not None:
-            host.timer.cancel()
-        del self._hosts[host.number]
-        self._forget(host)
+        self._hosts.gone(host)
         if host.is_importing:
-            error = _import_failure(host, ended)
+            error = import_failure(host, ended)
             host.is_importing = False
             if host.read_id is not None:
                 self._answer_read(host, {**_unread(0, ""), "error": error})
@@ -614,7 +388,7 @@ class Launcher:
             self._report_lost()
 
     def _signal_strays(self, signum: int) -> set[int]:
-        strays = process.descendants(os.getpid(), without=[host.pid for host in self._hosts.values()])
+        strays = process.descendants(os.getpid(), without=self._hosts.pids)
         for pid in strays:
             process.send(pid, signum)
         return strays
@@ -626,8 +400,8 @@ class Launcher:
         for host, ended in lost:
             for claim, known in list(host.claims.items()):
                 error = f"its DAG host died ({ended})"
-                pid, started_at = known["pid"], known["started_at"]
-                self._exit(attempt_processes.exit_message(claim, pid=pid, started_at=started_at, error=error))
+                facts = {"pid": known["pid"], "started_at": known["started_at"]}
+                self._exit(attempt_processes.exit_message(claim, **facts, error=error, lost=True))
             host.claims.clear()
         if self._is_stopping:
             self._end_when_empty()
@@ -641,45 +415,13 @@ class Launcher:
             self._end_when_empty()
 
     def _end_when_empty(self) -> None:
-        for host in list(self._hosts.values()):
+        for host in self._hosts:
             if host.is_importing:
-                self._kill_host(host)
+                self._hosts.kill(host)
             elif not host.claims:
                 host.wire.send({"op": "stop"})
         if not self._hosts and not self._lost:
             self._loop.call_later(0, self._loop.stop)
-
-
-def _import_failure(host: Host, ended: process.Exit) -> dict[str, Any]:
-    """Say why a host died while it imported its file, in which line, and what it printed last."""
-    printed, frames = _split_dump(bytes(host.printed).decode(errors="replace"))
-    beginning = f'  File "{os.path.join(host.folder or "", host.path or "")}", line '
-    found = next((frame for frame in frames if frame.startswith(beginning)), None)
-    line = int(found.removeprefix(beginning).partition(" ")[0]) if found else None
-    where = f" It was in line {line}." if line else ""
-    what = f"DAG file {host.path!r}"
-    if host.timed_out is not None:
-        message = f"{what} did not finish importing within {host.timed_out:g} s.{where}"
-    elif ended.signal is not None:
-        message = f"{what} killed its process ({process.signal_name(ended.signal)}) while it was imported.{where}"
-    else:
-        message = (
-            f"{what} ended its process (exit status {ended.exit_status}) while it was imported. "
-            "Remove the call of os._exit."
-        )
-    shown = [*printed[-_OUTPUT_LINES:], *(["Most recent call first:", *frames] if frames else [])]
-    return {"message": message, "line": line, "traceback": "\n".join(shown)}
-
-
-def _split_dump(printed: str) -> tuple[list[str], list[str]]:
-    """Split what an import printed into its own lines and the frames, of author code, of a dump by faulthandler."""
-    ours = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-    lines = printed.splitlines()
-    starts = ("Fatal Python error: ", "Current thread 0x", "Thread 0x")
-    dump = next((index for index, line in enumerate(lines) if line.startswith(starts)), len(lines))
-    frames = [line for line in lines[dump:] if line.startswith('  File "')]
-    machinery = (f'  File "{ours}', '  File "<frozen ')
-    return lines[:dump], [line for line in frames if not line.startswith(machinery)]
 
 
 def _unread(number: int, message: str) -> Message:
@@ -710,7 +452,6 @@ def main(argv: list[str] | None = None) -> int:
     linux.become_subreaper()
     linux.set_name("flux-launcher")
     if options.hypervisor_fd is not None:
-        os.set_blocking(options.hypervisor_fd, False)
         os.set_inheritable(options.hypervisor_fd, False)
     run_folder = os.path.abspath(options.run_folder)
     for name in ("sources", "versions", "pokes", "results"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import threading
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,8 @@ class _Open:
     is_sent: bool = False
     pid: int | None = None
     timeout: Timer | None = None
+    #: Why it is to be killed; said again to a launcher that may not have heard it.
+    kill: Outcome | None = None
 
 
 def make_spec(config: Config, claimed: Claimed, host: str) -> AttemptSpec:
@@ -94,9 +97,9 @@ def rendered_file(log: Path) -> Path:
 
 
 def read_text(path: Path) -> str | None:
-    """Return a small file's text; None when it is not there."""
+    """Return a small file's text, whatever bytes are in it; None when it is not there."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
 
@@ -149,6 +152,8 @@ class Attempts:
         try:
             self._executor.start(assignment)
         except Exception as error:
+            if item.is_sent:
+                raise  # it may run: its exit will be heard of
             self._end(item, Outcome.NEVER_LAUNCHED, f"the executor refused it: {error}", self._clock.now())
 
     def adopt(self, claimed: Claimed, version: str, host: str, pid: int | None) -> None:
@@ -160,8 +165,12 @@ class Attempts:
     def launcher_came(self, known: Container[int]) -> None:
         """Send what the launcher does not know; `known` are the claims it has told of."""
         for claim, item in self._open.items():
-            if claim not in known and claim not in self._ending:
+            if claim in self._ending:
+                continue
+            if claim not in known:
                 self._send(item)
+            elif item.kill is not None:
+                self.kill(claim, item.kill)
 
     def _launch(self, assignment: Assignment) -> None:
         self._send(self._open[assignment.claim])
@@ -170,9 +179,11 @@ class Attempts:
         launcher = self._launcher()
         if launcher is None:
             return
-        item.is_sent = True
         faults.point("after_claim_commit")
+        item.is_sent = True
         launcher.run(item.version, item.spec)
+        if item.kill is not None:
+            self.kill(item.claimed.claim, item.kill)
         faults.point("after_launch")
 
     def started(self, message: Mapping[str, Any]) -> None:
@@ -192,10 +203,13 @@ class Attempts:
     # --- ending ----------------------------------------------------------------------------------------------------
 
     def kill(self, claim: int, reason: Outcome) -> None:
-        """Have an attempt's processes ended; `exited` follows."""
+        """Have an attempt's processes ended, as soon as there is a launcher; `exited` follows."""
         item, launcher = self._open.get(claim), self._launcher()
-        if item is not None and launcher is not None:
-            launcher.kill(claim, item.claimed.task.kill_grace, reason)
+        if item is None:
+            return
+        item.kill = item.kill or reason
+        if launcher is not None and item.is_sent:
+            launcher.kill(claim, item.claimed.task.kill_grace, item.kill)
 
     def exited(self, message: Mapping[str, Any]) -> bool:
         """Take the launcher's word that an attempt and all its processes are gone; False: it is not one of ours."""
@@ -203,12 +217,12 @@ class Attempts:
         if item is None or item.claimed.claim in self._ending:
             return item is not None
         faults.point("before_end_commit")
-        told = self._result(item)
+        log, pid = item.spec.log, message.get("pid") or item.pid
+        told = read_result(self._config, item.claimed.claim)
         if told is not None:
-            self._push(item, _end_told(item, told, message))
+            self._push(item, _end_told(item.claimed, log, told, pid, message))
         else:
-            outcome, reason, may_retry = explain_exit(message, item.claimed.task.execution_timeout)
-            self._push(item, _end_exit(item, outcome, reason, may_retry, message))
+            self._push(item, _end_exit(item.claimed, log, pid, message))
         return True
 
     def interrupt(self, reason: str) -> list[int]:
@@ -245,14 +259,8 @@ class Attempts:
         threading.Thread(target=clean, name="leftovers", daemon=True).start()
 
     def _record_lost(self, lost: Iterable[_Open]) -> None:
-        now = self._clock.now()
         for item in lost:
-            told = self._result(item)
-            if told is not None:
-                self._push(item, _end_told(item, told, {}))
-            else:
-                outcome, reason = loss(item.spec.log, item.pid)
-                self._end(item, outcome, reason, now)
+            self._push(item, end_of_lost(self._config, item.claimed, item.spec.log, item.pid, self._clock.now()))
 
     def committed(self, ends: Sequence[End]) -> None:
         """The ends are in the store: the launcher and the disk may forget them."""
@@ -279,21 +287,45 @@ class Attempts:
         if item.timeout is not None:
             item.timeout.cancel()
 
-    def _result(self, item: _Open) -> AttemptEnd | None:
-        return read_result(self._config, item.claimed.claim)
-
 
 def read_result(config: Config, claim: int) -> AttemptEnd | None:
-    """Return what an attempt wrote at its end; None when it wrote nothing."""
+    """Return what an attempt wrote at its end; None when it wrote nothing, or nothing that can be read."""
     text = read_text(result_file(config, claim))
-    return None if text is None else AttemptEnd(**json.loads(text))
+    if text is None:
+        return None
+    try:
+        told = AttemptEnd(**json.loads(text))
+        _check(told)
+    except (ValueError, TypeError, AttributeError) as error:
+        print(f"supervisor: the result file of claim {claim} is broken: {error}", file=sys.stderr, flush=True)
+        return None
+    return told
 
 
-def loss(log: str, pid: int | None) -> tuple[Outcome, str]:
-    """Say of an attempt without a launcher and a result whether it had begun: its log is opened before its process."""
+def _check(told: AttemptEnd) -> None:
+    """Raise unless the fields are what `attempt` writes: author code can reach the file."""
+    if told.outcome not in (Outcome.SUCCESS, Outcome.FAILED, Outcome.SKIPPED):
+        raise ValueError(f"outcome {told.outcome!r}")
+    for moment in (told.started_at, told.ended_at):
+        from_iso(moment)
+    texts = [*told.results.values(), *told.result_files.values(), told.reason or ""]
+    if not all(isinstance(text, str) for text in texts) or not isinstance(told.chosen, list | None):
+        raise ValueError("a field of the wrong kind")
+
+
+def end_of_lost(config: Config, claimed: Claimed, log: str, pid: int | None, now: datetime) -> End:
+    """Return the end of an attempt whose launcher is gone, and all its processes: its own word if it left one.
+
+    Without one its log says whether it had begun: that is opened before its process.
+    """
+    told = read_result(config, claimed.claim)
+    if told is not None:
+        return _end_told(claimed, log, told, pid, {})
     if pid is None and not Path(log).exists():
-        return Outcome.NEVER_LAUNCHED, "never launched: the launcher did not get to it"
-    return Outcome.LOST, "lost: its launcher died"
+        reason = "never launched: the launcher did not get to it"
+        return End(claimed.claim, Outcome.NEVER_LAUNCHED, reason, now)
+    rendered = read_text(rendered_file(Path(log)))
+    return End(claimed.claim, Outcome.LOST, "lost: its launcher died", now, pid=pid, rendered=rendered)
 
 
 def explain_exit(message: Mapping[str, Any], limit: float | None) -> tuple[Outcome, str, bool]:
@@ -317,22 +349,22 @@ def explain_exit(message: Mapping[str, Any], limit: float | None) -> tuple[Outco
     return Outcome.FAILED, f"process ended without a result (exit status {status})", True
 
 
-def _facts(item: _Open, message: Mapping[str, Any]) -> dict[str, Any]:
+def _facts(log: str, pid: int | None, message: Mapping[str, Any]) -> dict[str, Any]:
     """What the launcher saw of an attempt's process, as fields of `End`."""
     return {
-        "pid": message.get("pid") or item.pid,
+        "pid": pid,
         "exit_status": message.get("exit_status"),
         "signal": message.get("signal"),
         "max_rss_bytes": message.get("max_rss_bytes"),
-        "rendered": read_text(Path(item.spec.rendered_file)),
+        "rendered": read_text(rendered_file(Path(log))),
     }
 
 
-def _end_told(item: _Open, told: AttemptEnd, message: Mapping[str, Any]) -> End:
+def _end_told(claimed: Claimed, log: str, told: AttemptEnd, pid: int | None, message: Mapping[str, Any]) -> End:
     """The end that the attempt's own result file tells."""
-    folder = Path(log_path(item.claimed.run, item.spec.task_id, item.spec.map_index, item.spec.attempt)).parent
+    folder = Path(log_path(claimed.run, claimed.task.task_id, claimed.map_index, claimed.attempt)).parent
     return End(
-        item.claimed.claim,
+        claimed.claim,
         Outcome(told.outcome),
         told.reason,
         from_iso(told.ended_at),
@@ -341,18 +373,19 @@ def _end_told(item: _Open, told: AttemptEnd, message: Mapping[str, Any]) -> End:
         results=told.results,
         result_files={key: str(folder / name) for key, name in told.result_files.items()},
         chosen=told.chosen,
-        **_facts(item, message),
+        **_facts(log, pid, message),
     )
 
 
-def _end_exit(item: _Open, outcome: Outcome, reason: str, may_retry: bool, message: Mapping[str, Any]) -> End:
+def _end_exit(claimed: Claimed, log: str, pid: int | None, message: Mapping[str, Any]) -> End:
     """The end of an attempt that wrote no result."""
+    outcome, reason, may_retry = explain_exit(message, claimed.task.execution_timeout)
     return End(
-        item.claimed.claim,
+        claimed.claim,
         outcome,
         reason,
         from_iso(message["ended_at"]),
         started_at=from_iso(message["started_at"]) if message.get("started_at") else None,
         may_retry=may_retry,
-        **_facts(item, message),
+        **_facts(log, pid, message),
     )

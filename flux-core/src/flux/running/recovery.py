@@ -1,33 +1,39 @@
-"""What a starting supervisor does with the attempts that an earlier one left open.
+"""What becomes of the attempts that a supervisor left open: the next one takes stock, or any command reaps them.
 
 Three facts decide about each: whether the launcher still has its process or its exit, whether its result file is there,
 and whether the launcher is the one it was given to. The launcher has its process: adopted. It ended: recorded as it
-ended. The same launcher never heard of it: it was never launched, which costs no attempt. Another launcher: lost; what
-carries its claim is ended first.
+ended. The same launcher never heard of it: it was never launched, which costs no attempt. Another launcher: what
+carries its claim is ended, then its result file counts; without one it is lost.
 """
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flux import process
 from flux.config import Config
 from flux.loop import Loop
-from flux.running.open_attempts import loss, result_file
+from flux.running import home
+from flux.running.open_attempts import end_of_lost, result_file
 from flux.running.versions import shelve
 from flux.states import Outcome, State
 from flux.store import held, jobs, runs, transitions
-from flux.store.advance import Claimed, End
+from flux.store.advance import Advance, Claimed, End
 from flux.store.held import Held
 from flux.store.runs import DagRun, Structures
+from flux.store.structures import StructureCache
 from flux.times import utc_now
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
+
+    from flux.app import Flux
 
 _GRACE = 2.0
 _DEADLINE = 20.0
@@ -93,16 +99,66 @@ def _sort(
         stock.lost.append((claimed, str(config.logs_folder / item.log)))
 
 
-def clean_up(loop: Loop, lost: Sequence[tuple[Claimed, str]], done: Callable[[Sequence[End]], object]) -> None:
+def clean_up(
+    config: Config, loop: Loop, lost: Sequence[tuple[Claimed, str]], done: Callable[[Sequence[End]], object]
+) -> None:
     """End what is left of lost attempts, in a thread of its own, then give their ends to `done` in the loop."""
     if not lost:
         return
-    owners = [process.Owner(claimed.claim, None, log) for claimed, log in lost]
 
     def clean() -> None:
-        process.end_now(owners, grace=_GRACE, deadline=_DEADLINE)
-        now = utc_now()
-        ends = [End(claimed.claim, *loss(log, None), now) for claimed, log in lost]
+        ends = _clean(config, lost)
         loop.call_soon_threadsafe(lambda: done(ends))
 
     threading.Thread(target=clean, name="leftovers", daemon=True).start()
+
+
+def _clean(config: Config, lost: Sequence[tuple[Claimed, str]]) -> list[End]:
+    owners = [process.Owner(claimed.claim, None, log) for claimed, log in lost]
+    process.end_now(owners, grace=_GRACE, deadline=_DEADLINE)
+    return [end_of_lost(config, claimed, log, None, utc_now()) for claimed, log in lost]
+
+
+def reap(flux: Flux) -> int:
+    """Record what supervisors that died on this host left as started, if no system runs in this home; return how much.
+
+    Commands call it, so that they never show as running what nothing runs. Safe beside others: ends are fenced.
+    """
+    if any(part.kind in ("hypervisor", "supervisor") for part in home.running(flux.config.run_folder)):
+        return 0
+    dead = {job.id for job in flux.store.read(held.holders) if _is_dead(job)}
+    if not dead:
+        return 0
+
+    def left(connection: sa.Connection) -> list[Held]:
+        found = held.everything(connection, StructureCache().through(connection))
+        return [item for item in found if item.job_id in dead and item.state is not State.DEFERRED]
+
+    items = flux.store.read(left)
+    ends = _clean(flux.config, [(item.claimed, str(flux.config.logs_folder / item.log)) for item in items])
+
+    def record(connection: sa.Connection) -> None:
+        now = utc_now()
+        advance = Advance(connection, StructureCache().through(connection), now)
+        advance.finish(ends)
+        advance.write()
+        for job in dead:
+            jobs.end(connection, job, "lost", now)
+
+    flux.store.write(record)
+    return len(ends)
+
+
+def _is_dead(job: jobs.Job) -> bool:
+    """Whether the process of a job of this host is gone; of other hosts nothing is known here."""
+    if job.host != socket.gethostname():
+        return False
+    return job.boot_id != boot_id() or not process.is_alive(job.pid)
+
+
+def boot_id() -> str | None:
+    """Return what names this boot of the machine; None where the kernel does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None

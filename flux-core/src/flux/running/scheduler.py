@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from flux.errors import FluxError, StaleState
+from flux.errors import DatabaseUnavailable, FluxError, StaleState, StoreError
 from flux.loop import Loop, Timer
 from flux.schedule import BoundSchedule, DataInterval, bind
 from flux.states import RunKind
@@ -40,6 +40,8 @@ _SMALLEST = timedelta(microseconds=1)
 _BATCH = 32
 #: DAGs looked at in one transaction.
 _DAGS = 50
+#: After a transaction that failed (the database is away, a defect), the same DAGs are looked at again.
+_TRY_AGAIN_SECONDS = 5.0
 #: Longest sleep, so that a clock that is set is noticed even without the supervisor's own watch.
 _LONGEST_SLEEP = 3600.0
 
@@ -136,13 +138,30 @@ class Scheduler:
 
     def refresh(self) -> None:
         """Look at every DAG again: at the start, and after others changed DAGs (unpause)."""
-        self._writer.call(lambda connection: [dag.id for dag in dags.every(connection)], self.consider, reads_only=True)
+
+        def failed(error: Exception) -> None:
+            _show("DAGs", error)
+            self._loop.call_later(_TRY_AGAIN_SECONDS, self.refresh)
+
+        self._writer.call(
+            lambda connection: [dag.id for dag in dags.every(connection)], self.consider, failed=failed, reads_only=True
+        )
 
     def consider(self, dag_rows: Sequence[int]) -> None:
         """Make the due runs of these DAGs now, and plan their next ones."""
         for start in range(0, len(dag_rows), _DAGS):
-            chunk = dag_rows[start : start + _DAGS]
-            self._writer.call(lambda connection, chunk=chunk: self._plan(connection, chunk), self._planned_again)
+            self._consider(dag_rows[start : start + _DAGS])
+
+    def _consider(self, dag_rows: Sequence[int]) -> None:
+        def failed(error: Exception) -> None:
+            if len(dag_rows) > 1 and not isinstance(error, DatabaseUnavailable):
+                for row in dag_rows:  # one DAG's trouble is not the others'
+                    self._consider([row])
+                return
+            _show(f"DAG rows {list(dag_rows)}", error)
+            self._loop.call_later(_TRY_AGAIN_SECONDS, lambda: self.consider(dag_rows))
+
+        self._writer.call(lambda connection: self._plan(connection, dag_rows), self._planned_again, failed=failed)
 
     def rearm(self) -> None:
         """Set the timer anew, after the wall clock was set."""
@@ -163,10 +182,10 @@ class Scheduler:
             try:
                 with connection.begin_nested():
                     plans.append(make_due_runs(connection, dag, now))
-            except StaleState:
+            except StoreError:
                 raise
             except FluxError as error:  # one DAG's trouble is not the others'
-                print(f"scheduler: DAG {dag.dag_id!r}: {error}", file=sys.stderr, flush=True)
+                _show(f"DAG {dag.dag_id!r}", error)
                 plans.append(Plan(row, None))
         return plans
 
@@ -195,6 +214,10 @@ class Scheduler:
             self.consider(rows)
         else:
             self.rearm()
+
+
+def _show(what: str, error: Exception) -> None:
+    print(f"scheduler: {what}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
 
 
 def describe_next(schedule: BoundSchedule, after: datetime, count: int) -> list[DataInterval]:

@@ -16,11 +16,10 @@ from flux import wire
 from flux.config import Config
 from flux.errors import FluxError, NotFound, Refused
 from flux.loop import Loop
-from flux.schedule import DataInterval
-from flux.states import RunKind
-from flux.store import audit, dags, held, runs, variables
+from flux.running import actions
+from flux.store import audit, held, runs, variables
 from flux.store.runs import DagRun
-from flux.times import Clock, iso, moment, zone
+from flux.times import Clock, iso
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -162,18 +161,16 @@ class Server:
         }
 
     def _verb_trigger(self, connection: sa.Connection, run: DagRun, question: Mapping[str, Any]) -> str:
-        dag = dags.by_id(connection, question["dag_id"])
-        if dag.dag_version_id is None:
-            raise NotFound(f"No file in the DAGs folder defines DAG {dag.dag_id!r} any more.")
-        version = dags.version(connection, dag.dag_version_id)
         now = self._clock.now()
-        at = question.get("logical_date")
-        at = now if at is None else moment(at, zone(version.structure.timezone))
-        made = runs.create(
-            connection, dag=dag, version=version, kind=RunKind.MANUAL, interval=DataInterval(at, at),
-            conf=question.get("conf"), now=now,
-        )  # fmt: skip
-        audit.add(connection, f"task {run.dag_id}", "run.trigger", f"dag {dag.dag_id}", {"run_id": made.run_id}, now)
+        made = actions.make_manual_run(
+            connection,
+            question["dag_id"],
+            logical_date=question.get("logical_date"),
+            conf=question.get("conf"),
+            now=now,
+        )
+        detail = {"run_id": made.run_id}
+        audit.add(connection, f"task of {run.dag_id}", "run.trigger", f"dag {made.dag_id}", detail, now)
         return made.run_id
 
     def _verb_progress(self, connection: sa.Connection, run: DagRun, question: Mapping[str, Any]) -> None:
@@ -217,7 +214,7 @@ class _Client:
                 self._server.command(message, answer)
             else:
                 self._server.ask(self._claim, message, answer, failed)
-        except FluxError as error:
+        except Exception as error:  # whatever was asked, there is an answer
             failed(error)
 
 

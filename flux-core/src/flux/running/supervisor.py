@@ -21,7 +21,6 @@ import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flux import linux
@@ -32,11 +31,11 @@ from flux.errors import AlreadyRunning, FluxError
 from flux.executor import BaseExecutor
 from flux.loop import Loop
 from flux.running import recovery
-from flux.running.open_attempts import Attempts
 from flux.running.deferred import Deferred
 from flux.running.folder import Folder
 from flux.running.heart import Heart
 from flux.running.launcher_client import LauncherClient
+from flux.running.open_attempts import Attempts
 from flux.running.scheduler import Scheduler
 from flux.running.server import Answer, Server
 from flux.running.sweep import Sweep
@@ -60,6 +59,8 @@ _CLOCK_SET_SECONDS = 2.0
 _SAFETY_LOOK_SECONDS = 10.0
 #: After the grace of a kill, until the launcher is left to the hypervisor.
 _LAST_EXITS_SECONDS = 1.5
+#: Between SIGTERM and SIGKILL for tasks when nobody says how long.
+_ALONE_GRACE = 4.0
 
 
 class Supervisor:
@@ -88,9 +89,13 @@ class Supervisor:
         self._shelved: dict[int, str] = {}
         #: (dag_id, run_id) -> who waits for its end.
         self._run_waits: dict[tuple[str, str], list[Answer]] = {}
+        #: Claims that are open and wait for their version to be loadable.
+        self._unbegun: set[int] = set()
         #: Claims whose interruption is to be committed before anything is signalled.
         self._interrupting: set[int] | None = None
         self._stop_order: Mapping[str, Any] = {}
+        #: The transaction that was under way when the order to stop came is over: nothing is claimed any more.
+        self._is_quiet = False
         self._is_draining = False
         self._is_ready = False
         self._wall_offset = self._offset()
@@ -130,7 +135,7 @@ class Supervisor:
         self._loop.call_later(_TICK_SECONDS, self._tick)
 
     def _register(self, connection: sa.Connection) -> int:
-        return jobs.register(connection, "supervisor", self._host, boot_id(), os.getpid(), utc_now())
+        return jobs.register(connection, "supervisor", self._host, recovery.boot_id(), os.getpid(), utc_now())
 
     def _connect(self) -> LauncherClient:
         return LauncherClient(
@@ -200,7 +205,7 @@ class Supervisor:
         if self._launcher_state is not None:
             self._take_exits(self._launcher_state)
         self._writer.end(*stock.ends)
-        recovery.clean_up(self._loop, stock.lost, lambda ends: self._writer.end(*ends))
+        recovery.clean_up(self._config, self._loop, stock.lost, lambda ends: self._writer.end(*ends))
         self._wake_later(stock.retrying)
         for run in stock.deadlines:
             self._time_out_later(run.id, run.deadline_at)
@@ -224,8 +229,7 @@ class Supervisor:
     def _advanced(self, outcomes: Outcomes, ends: Sequence[End]) -> None:
         """Act upon a committed transaction."""
         self._attempts.committed(ends)
-        for item in outcomes.claimed:
-            self._with_version(item.version_id, lambda version, item=item: self._begin(item, version))
+        self._open(outcomes.claimed)
         for claim in outcomes.fenced:
             if self._interrupting is None:
                 print(f"supervisor: claim {claim} ended, but nobody holds it any more", file=sys.stderr, flush=True)
@@ -240,9 +244,24 @@ class Supervisor:
         if self._interrupting is not None:
             self._interrupting.difference_update(end.claim for end in ends)
             self._kill_all()
-        elif self._is_draining and not self._attempts.claims:
-            self._stop_order = {"grace": 0, "reason": "drained"}
-            self._begin_stop()
+        elif self._is_draining:
+            self._end_if_drained()
+
+    def _open(self, claimed: Sequence[Claimed]) -> None:
+        """Launch what was claimed, or give it back when the system ends."""
+        self._unbegun.update(item.claim for item in claimed)
+        if self._interrupting is None:
+            for item in claimed:
+                self._with_version(item.version_id, lambda version, item=item: self._begin(item, version))
+        else:
+            self._interrupting.update(self._give_back())
+
+    def _give_back(self) -> list[int]:
+        """End what was claimed and not launched, at no cost; return the claims."""
+        claims, now = sorted(self._unbegun), self._clock.now()
+        self._unbegun.clear()
+        self._writer.end(*(End(claim, Outcome.NEVER_LAUNCHED, "never launched: Flux ended", now) for claim in claims))
+        return claims
 
     def _with_version(self, version_id: int, then: Callable[[str], object]) -> None:
         """Call `then` with the version's hash as soon as DAG hosts can load it."""
@@ -258,6 +277,9 @@ class Supervisor:
         self._writer.call(lambda connection: shelve(connection, self._config, version_id), done, reads_only=True)
 
     def _begin(self, item: Claimed, version: str) -> None:
+        if item.claim not in self._unbegun:
+            return  # given back meanwhile
+        self._unbegun.remove(item.claim)
         if item.task.sensor is None:
             self._attempts.begin(item, version, self._host)
         else:
@@ -349,32 +371,45 @@ class Supervisor:
 
     # --- stopping --------------------------------------------------------------------------------------------------
 
+    def end_alone(self, reason: str) -> None:
+        """End as if the hypervisor had said so."""
+        self.order({"op": "stop", "grace": _ALONE_GRACE, "reason": reason})
+
     def order(self, order: Mapping[str, Any]) -> None:
         """Take an order of the hypervisor: `drain` or `stop`."""
         if order["op"] == "drain":
             self._is_draining = True
             self._writer.stop_claiming()
-            if not self._attempts.claims:
-                self._stop_order = {"grace": 0, "reason": order["reason"]}
-                self._begin_stop()
+            self._end_if_drained()
         elif self._interrupting is None:
             self._stop_order = order
+            self._begin_stop()
+
+    def _end_if_drained(self) -> None:
+        """End when nothing runs any more; the hypervisor then ends the launcher."""
+        if not self._attempts.claims and not self._unbegun:
+            self._stop_order = {"reason": "drained", "is_drained": True}
             self._begin_stop()
 
     def _begin_stop(self) -> None:
         """Record what runs as interrupted; signals follow when that is committed."""
         self._writer.stop_claiming()
-        self._interrupting = set(self._attempts.interrupt(str(self._stop_order["reason"])))
-        self._kill_all()
+        self._interrupting = {*self._attempts.interrupt(str(self._stop_order["reason"])), *self._give_back()}
+
+        def no_more_claims(_: object) -> None:
+            self._is_quiet = True
+            self._kill_all()
+
+        self._writer.call(lambda _: None, no_more_claims, failed=no_more_claims, reads_only=True)
 
     def _kill_all(self) -> None:
-        if self._interrupting or self._stop_order.get("is_carried_out"):
+        if self._interrupting or not self._is_quiet or self._stop_order.get("is_carried_out"):
             return
-        grace = float(self._stop_order["grace"])
         self._stop_order = {**self._stop_order, "is_carried_out": True}
-        if self._launcher_state is None:
+        if self._launcher_state is None or self._stop_order.get("is_drained"):
             self._end()
             return
+        grace = float(self._stop_order["grace"])
         self._client.kill_all(grace, str(self._stop_order["reason"]))
         self._client.stop()
         self._loop.call_later(grace + _LAST_EXITS_SECONDS, self._end)
@@ -394,14 +429,6 @@ class Supervisor:
     def is_well(self) -> bool:
         """False when the database thread hangs."""
         return self._writer.busy_seconds() < self._config.stuck_seconds
-
-
-def boot_id() -> str | None:
-    """Return what names this boot of the machine; None where the kernel does not say."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return None
 
 
 def launcher_settings(config: Config) -> dict[str, Any]:
@@ -465,7 +492,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     linux.set_name("flux-supervisor")
     loop = Loop()
     supervisor: Supervisor | None = None
-    heart = Heart(loop, options.hypervisor_fd, loop.stop, is_well=lambda: supervisor is None or supervisor.is_well)
+    heart = Heart(
+        loop,
+        options.hypervisor_fd,
+        lambda: loop.stop() if supervisor is None else supervisor.end_alone("interrupted (its hypervisor died)"),
+        is_well=lambda: supervisor is None or supervisor.is_well,
+    )
     try:
         config = load(os.environ)
         lock = lock_database(config)
@@ -478,7 +510,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         supervisor.start()
         if options.control_fd is not None:
             _orders(loop, options.control_fd, supervisor.order)
-        loop.on_signal(signal.SIGTERM, lambda: supervisor.order({"op": "stop", "grace": 4, "reason": "interrupted"}))
+        loop.on_signal(
+            signal.SIGTERM, lambda: supervisor.order({"op": "stop", "grace": _ALONE_GRACE, "reason": "interrupted"})
+        )
         gc.collect()
         gc.freeze()
         loop.run()

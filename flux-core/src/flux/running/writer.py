@@ -5,11 +5,16 @@ count of executor slots in use, so what ends and what is claimed in its place ar
 loop's thread, after the commit.
 
 When the database is away nothing is lost: ends stay queued, no attempt is opened, and the thread tries again with
-growing pauses.
+growing pauses. When a transaction meets a defect or damaged rows, each thing in it is done by itself, so that one bad
+end does not stop the others: that one is recorded as failed, without what its attempt told.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import functools
+import math
 import os
 import queue
 import sys
@@ -21,9 +26,10 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from flux.errors import DatabaseUnavailable, StoreError
+from flux.errors import StoreError
 from flux.loop import Loop
 from flux.running import faults
+from flux.states import Outcome
 from flux.store.advance import Advance, End, Holder, Outcomes
 from flux.store.engine import Store
 from flux.store.structures import StructureCache
@@ -59,6 +65,14 @@ class _Batch:
     def advances(self) -> bool:
         return bool(self.ends or self.wakes or self.releases or self.look)
 
+    def apart(self) -> list[_Batch]:
+        """The same in as many batches as there are things to do; without `look`."""
+        return [
+            *(_Batch(ends=[end]) for end in self.ends),
+            *(_Batch(wakes=[row]) for row in self.wakes),
+            *(_Batch(releases=[key]) for key in self.releases),
+        ]
+
 
 class Writer:
     """Queues what is to be written and tells the loop what came of it.
@@ -92,6 +106,7 @@ class Writer:
         self._slots: set[int] = set()
         self._claims = False
         self._busy_since: float | None = None
+        self._is_stopping = False
         self.holder: Holder | None = None
         #: Why nothing is claimed, for people; None when all is well.
         self.trouble: str | None = None
@@ -104,6 +119,7 @@ class Writer:
 
     def stop(self, seconds: float) -> bool:
         """Finish what is queued and end the thread; False when it did not end in time."""
+        self._is_stopping = True
         self._queue.put(None)
         self._thread.join(seconds)
         return not self._thread.is_alive()
@@ -150,7 +166,9 @@ class Writer:
         self._queue.put(lambda batch: batch.calls.append(call))
 
     def busy_seconds(self) -> float:
-        """Return how long the transaction under way has taken so far; 0 when there is none."""
+        """Return how long the transaction under way has taken so far; 0: there is none; infinite: the thread died."""
+        if self._thread.ident is not None and not self._thread.is_alive() and not self._is_stopping:
+            return math.inf
         since = self._busy_since
         return 0.0 if since is None else time.monotonic() - since
 
@@ -169,10 +187,9 @@ class Writer:
             for call in calls:
                 self._answer(call)
             more = False
-            if batch.advances and not last:
-                batch, more = self._advance(batch)
-            elif batch.ends:
-                batch, _ = self._advance(batch)
+            if batch.ends or (batch.advances and not last):
+                more = self._advance(batch)
+                batch = _Batch(look=more)
             if last:
                 return
 
@@ -187,47 +204,66 @@ class Writer:
                 return True
             command(batch)
 
-    def _advance(self, batch: _Batch) -> tuple[_Batch, bool]:
-        """Run one transaction; return what is left to do and whether to go on at once."""
-        room = self._room(batch.ends)
+    def _advance(self, batch: _Batch) -> bool:
+        """Do what is in `batch`, and claim; return whether there is more to do at once."""
+        done = self._commit(batch, self._room(batch.ends))
+        if isinstance(done, bool):
+            return done
+        for part in batch.apart():
+            error = self._commit(part, None)
+            if isinstance(error, Exception) and part.ends:
+                # If that fails too, the exit stays unacknowledged: the next supervisor tries again.
+                self._commit(_Batch(ends=[_bare(end, error) for end in part.ends]), None)
+        return self._commit(_Batch(look=True), self._room(())) is True
+
+    def _commit(self, batch: _Batch, room: int | None) -> bool | Exception:
+        """Run one transaction, again while the database is away; return whether there is more to do at once.
+
+        A defect, or damage in the database, is returned: it must not become a crash loop.
+
+        Args:
+            room: free slots of the executor; None: nothing may be claimed, not even what needs none.
+        """
+        was_away = False
         pause = 0.1
         while True:
             self._busy_since = time.monotonic()
             try:
-                outcomes = self._store.write(lambda connection: self._transaction(connection, batch, room))
+                outcomes = self._store.write(functools.partial(self._transaction, batch=batch, room=room))
                 break
-            except DatabaseUnavailable as error:
-                self.trouble = str(error)
-                _show(error)
+            except StoreError as error:
+                self._report(error)
             except Exception as error:
-                # A defect, or damage in the database: it must not take the supervisor into a crash loop.
-                self.trouble = f"{type(error).__name__}: {error}"
-                _show(error)
+                self._report(error)
+                return error
             finally:
                 self._busy_since = None
             time.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
-            room = 0
+            room, was_away = None, self._claims
         if batch.ends:
             faults.point("after_end_commit")
-        if room > 0:
+        if room is not None:
             self.trouble = None
         self._slots.difference_update(end.claim for end in batch.ends)
         self._slots.update(item.claim for item in outcomes.claimed if item.task.sensor is None)
         ends = batch.ends
         self._loop.call_soon_threadsafe(lambda: self._on_outcomes(outcomes, ends))
-        return _Batch(look=outcomes.more), outcomes.more
+        return outcomes.more or was_away
 
-    def _room(self, ends: Sequence[End]) -> int:
+    def _report(self, error: Exception) -> None:
+        self.trouble = str(error) if isinstance(error, StoreError) else f"{type(error).__name__}: {error}"
+        _show(error)
+
+    def _room(self, ends: Sequence[End]) -> int | None:
         if not self._claims:
-            return 0
+            return None
         if not self._has_space():
             self.trouble = "The disk of the logs is nearly full: nothing new starts until there is space."
-            return 0
-        freed = sum(end.claim in self._slots for end in ends)
-        return self._parallelism - len(self._slots) + freed
+            return None
+        return self._parallelism - len(self._slots.difference(end.claim for end in ends))
 
-    def _transaction(self, connection: sa.Connection, batch: _Batch, room: int) -> Outcomes:
+    def _transaction(self, connection: sa.Connection, batch: _Batch, room: int | None) -> Outcomes:
         advance = Advance(connection, self._structures.through(connection), self._clock.now(), self.holder)
         if batch.ends:
             advance.finish(batch.ends)
@@ -237,7 +273,7 @@ class Writer:
             advance.release(batch.releases)
         if batch.look:
             advance.look()
-        if self._claims and (room > 0 or not self.trouble):
+        if room is not None:
             advance.claim(room)
         advance.write()
         return advance.outcomes
@@ -256,6 +292,14 @@ class Writer:
             self._busy_since = None
 
 
+def _bare(end: End, error: Exception) -> End:
+    """The end of an attempt whose own account cannot be stored."""
+    return dataclasses.replace(
+        end, outcome=Outcome.FAILED, reason=f"its end could not be recorded ({type(error).__name__}); see the log of "
+        "the supervisor", started_at=None, results={}, result_files={}, chosen=None, rendered=None,
+    )  # fmt: skip
+
+
 def has_space(folder: str, least_bytes: int) -> bool:
     """Say whether the disk of `folder` has at least `least_bytes` or 2 % free, whichever is less."""
     try:
@@ -267,7 +311,9 @@ def has_space(folder: str, least_bytes: int) -> bool:
 
 
 def _show(error: Exception) -> None:
-    if isinstance(error, StoreError):
-        print(f"supervisor: {error}", file=sys.stderr, flush=True)
-    else:
+    """Say it in the log; the log's disk may be full."""
+    if not isinstance(error, StoreError):
         sys.excepthook(type(error), error, error.__traceback__)
+        return
+    with contextlib.suppress(OSError):
+        print(f"supervisor: {error}", file=sys.stderr, flush=True)

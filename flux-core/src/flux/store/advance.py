@@ -10,8 +10,9 @@ the one that closes it.
     release(keys) ────────────────────┘
 
 A ready task instance whose `blocked_on` is empty has not been asked yet, or may run as soon as an executor has room.
-Asking it (`_ask`) either opens an attempt or stores the first unmet condition. For every limit with room, either nothing waits
-for it or something that wants it has not been asked: whoever is asked and blocked elsewhere passes the room on.
+Asking it (`_ask`) either opens an attempt or stores the first unmet condition. For every limit with room, either
+nothing waits for it or something that wants it has not been asked: whoever is asked and blocked, or gives up, passes
+the room on.
 """
 
 from __future__ import annotations
@@ -120,6 +121,7 @@ class Outcomes:
 
 _HELD_BY_CLAIM = ROWS.where(task_instance.c.claim.in_(bindparam("claims", expanding=True))).with_for_update()
 _BY_ID = ROWS.where(task_instance.c.id.in_(bindparam("ids", expanding=True)))
+_LOCK_BY_ID = _BY_ID.with_for_update(key_share=True)
 _DUE = _BY_ID.where(task_instance.c.state == State.RETRYING)
 _WAITING = NEIGHBOURS.where(task_instance.c.state == State.WAITING)
 _UNASKED = (
@@ -160,7 +162,8 @@ _COUNT_OPEN = (
     .where(dag_run.c.id == bindparam("b_id"))
     .values(open_tasks=dag_run.c.open_tasks - bindparam("b_n"))
 )
-_DONE = sa.select(dag_run.c.id).where(dag_run.c.id.in_(bindparam("ids", expanding=True)), dag_run.c.open_tasks == 0)
+_COUNT_OPEN_RETURNING = _COUNT_OPEN.returning(dag_run.c.open_tasks)
+_OPEN_TASKS = sa.select(dag_run.c.open_tasks).where(dag_run.c.id == bindparam("id"))
 _STOP_RUN = (
     sa.update(dag_run)
     .where(
@@ -175,7 +178,7 @@ _OPEN_OF_RUN = sa.select(task_instance.c.id, task_instance.c.claim).where(
     task_instance.c.dag_run_id == bindparam("run"), task_instance.c.state.not_in(sorted(TERMINAL))
 )
 _STATES = sa.select(task_instance.c.task_index, task_instance.c.state).where(
-    task_instance.c.dag_run_id == bindparam("run")
+    task_instance.c.dag_run_id == bindparam("run"), task_instance.c.state != State.REMOVED
 )
 
 
@@ -204,19 +207,21 @@ class Advance:
         self._connection = connection
         self._now = now
         self._holder = holder
-        self._scope = Scope(connection, structures, now)
+        self._scope = Scope(connection, structures, now, locks=True)
         self._ended_in: dict[int, int] = {}
         #: Keys that became true, or whose limit has room again.
         self._released: set[str] = set()
         #: Something that needs no slot may be ready.
         self._look_for_slotless = False
+        #: Something became ready or was unblocked since `claim` last looked.
+        self._is_unasked = False
 
     # --- what happened ---------------------------------------------------------------------------------------------
 
     def finish(self, ends: Iterable[End]) -> None:
         """End attempts and resolve what lies below them. Ends whose claim nobody holds any more are dropped."""
         by_claim = {end.claim: end for end in ends}
-        rows = self._scope.rows(_HELD_BY_CLAIM, claims=list(by_claim))
+        rows = self._scope.rows_in(_HELD_BY_CLAIM, "claims", list(by_claim))
         held = {row.claim for row in rows}
         self.outcomes.fenced += [claim for claim in by_claim if claim not in held]
         self._scope.load_limits(row for row in rows if row.holds)
@@ -247,7 +252,7 @@ class Advance:
 
     def wake(self, ids: Sequence[int]) -> None:
         """Make retrying task instances ready; those that are no longer retrying are left alone."""
-        rows = self._scope.rows(_DUE, ids=list(ids))
+        rows = self._scope.rows_in(_DUE, "ids", ids)
         transitions.make_ready(self._connection, Event.WAKE, [row.id for row in rows], self._now)
         self._note_ready(rows)
 
@@ -258,10 +263,14 @@ class Advance:
 
     def mark(self, ids: Sequence[int], event: Event, reason: str | None) -> None:
         """Set open task instances that no attempt holds to a terminal state, and resolve what lies below them."""
-        rows = self._scope.rows(_BY_ID, ids=list(ids))
+        found = self._scope.rows_in(_LOCK_BY_ID, "ids", ids)
+        rows = [row for row in found if not State(row.state).is_terminal]
         transitions.mark(self._connection, event, [row.id for row in rows], reason, self._now)
-        target = TRANSITIONS[event].target
-        self._resolve([_Ended(row, target) for row in rows if not State(row.state).is_terminal])
+        promised = [row for row in rows if row.state == State.READY and not row.blocked_on]
+        self._scope.load_limits(promised)
+        for row in promised:
+            self._pass_on(row)
+        self._resolve([_Ended(row, TRANSITIONS[event].target) for row in rows])
 
     def judge_again(self, dag_run_row: int, indices: Sequence[int]) -> None:
         """Let waiting task instances of a run take their verdict by the counters they have now, and close it if done."""
@@ -283,16 +292,21 @@ class Advance:
     def claim(self, room: int) -> None:
         """Open attempts for what may run: at most `room` that need a slot of the executor, all that need none."""
         for _ in range(_MOST_BATCHES):
+            self._close_runs()
             self._promote()
-            asked = []
+            self._is_unasked = False
+            slotless, asked = [], []
             if self._look_for_slotless:
-                asked = self._scope.rows(_UNASKED, needs_slot=False, most=_BATCH)
-                self._look_for_slotless = len(asked) == _BATCH
-            if room > 0:
-                asked += self._scope.rows(_UNASKED, needs_slot=True, most=min(room, _BATCH))
-            if not asked:
+                slotless = self._scope.rows(_UNASKED, needs_slot=False, most=_BATCH)
+                self._look_for_slotless = len(slotless) == _BATCH
+            most = min(room, _BATCH)
+            if most > 0:
+                asked = self._scope.rows(_UNASKED, needs_slot=True, most=most)
+            if slotless or asked:
+                room -= self._ask([*slotless, *asked])
+            is_drained = not self._look_for_slotless and (room <= 0 or len(asked) < most)
+            if is_drained and not (self._released or self._ended_in or self._is_unasked):
                 return
-            room -= self._ask(asked)
         self.outcomes.more = True
 
     def write(self) -> None:
@@ -300,18 +314,20 @@ class Advance:
         self._close_runs()
         self._promote()
         self._scope.ledger.write()
+        self.outcomes.more = self.outcomes.more or self._is_unasked
 
     # --- ending ----------------------------------------------------------------------------------------------------
 
     def _event(self, row: Row, end: End) -> tuple[Event, datetime | None]:
         """The event an end stands for, and when the next attempt is due."""
-        match end.outcome:
-            case Outcome.SUCCESS:
-                return Event.SUCCEED, None
-            case Outcome.SKIPPED:
-                return Event.SKIP, None
-            case Outcome.NEVER_LAUNCHED:
-                return Event.REQUEUE, None
+        if end.outcome is Outcome.SUCCESS:
+            return Event.SUCCEED, None
+        if end.outcome is Outcome.SKIPPED:
+            return Event.SKIP, None
+        if self._scope.runs[row.dag_run_id].reason is not None:  # its dagrun_timeout has passed: nothing begins again
+            return Event.FAIL, None
+        if end.outcome is Outcome.NEVER_LAUNCHED:
+            return Event.REQUEUE, None
         if end.must_retry:
             return Event.RETRY, self._now
         lost_for_good = end.outcome is Outcome.LOST and row.losses + 1 >= MAX_LOSSES
@@ -356,7 +372,12 @@ class Advance:
             return
         for key in self._scope.keys(row):
             self._scope.ledger.change(key, -(row.pool_slots if key[0] == "pool" else 1))
-            self._released.add(key_text(key))
+        self._pass_on(row)
+
+    def _pass_on(self, row: Row) -> None:
+        """Let others have the room that this one does not take, or no longer; its limits must be loaded."""
+        ledger = self._scope.ledger
+        self._released.update(key_text(key) for key in self._scope.keys(row) if ledger.is_limited(key))
 
     # --- resolving -------------------------------------------------------------------------------------------------
 
@@ -431,10 +452,7 @@ class Advance:
         """Close the runs that have no open task instance left, and start what max_active_runs held back."""
         while self._ended_in:
             counts, self._ended_in = self._ended_in, {}
-            for run, number in sorted(counts.items()):
-                self._connection.execute(_COUNT_OPEN, {"b_id": run, "b_n": number})
-            done = self._connection.execute(_DONE, {"ids": list(counts)}).scalars().all()
-            for run_id in done:
+            for run_id in [run for run, number in sorted(counts.items()) if self._count_open(run, number) == 0]:
                 run = self._scope.runs[run_id]
                 if run.state is not RunState.RUNNING:
                     continue
@@ -443,17 +461,26 @@ class Advance:
                 self._released.add(f"run:{run.id}")
                 self._start_queued(run.dag_row)
 
+    def _count_open(self, run: int, ended: int) -> int:
+        """Take `ended` from a run's open task instances and return how many are left."""
+        values = {"b_id": run, "b_n": ended}
+        if self._connection.dialect.update_returning:
+            return int(self._connection.execute(_COUNT_OPEN_RETURNING, values).scalar_one())
+        self._connection.execute(_COUNT_OPEN, values)
+        return int(self._connection.execute(_OPEN_TASKS, {"id": run}).scalar_one())
+
     def _start_queued(self, dag_row: int) -> None:
         started = runs.start_queued(self._connection, dag_row, self._scope.structures, self._now)
         self.outcomes.runs_started += started
         self._released.update(f"run:{run.id}" for run in started)
-        self.outcomes.more = self.outcomes.more or bool(started)
+        self._is_unasked = self._is_unasked or bool(started)
+        self._look_for_slotless = self._look_for_slotless or bool(started)
 
     def _run_state(self, run: DagRun) -> RunState:
         """A run fails when one of its leaves failed, or when it was stopped for its dagrun_timeout."""
         if run.reason is not None:
             return RunState.FAILED
-        states = dict(self._connection.execute(_STATES, {"run": run.id}).tuples().all())
+        states = dict(self._connection.execute(_STATES, {"run": run.id}).all())
         tasks = self._scope.structures(run.dag_version_id).tasks
         bad = {State.FAILED.value, State.UPSTREAM_FAILED.value}
         leaves = (
@@ -464,6 +491,7 @@ class Advance:
     # --- asking ----------------------------------------------------------------------------------------------------
 
     def _note_ready(self, rows: Sequence[Row]) -> None:
+        self._is_unasked = self._is_unasked or bool(rows)
         if any(not row.needs_slot for row in rows):
             self._look_for_slotless = True
 
@@ -479,7 +507,7 @@ class Advance:
                 taken.append(row)
             else:
                 blocked[row.id] = reason.key
-                self._released.update(key_text(key) for key in self._scope.keys(row) if key_text(key) != reason.key)
+                self._pass_on(row)
         transitions.block(self._connection, blocked)
         self._open(taken)
         return sum(row.needs_slot for row in taken)
@@ -533,24 +561,23 @@ class Advance:
         """Let what waits for released keys be asked, best first, while their limits have room."""
         while self._released:
             keys, self._released = self._released, set()
-            exact = [key for key in keys if key.startswith(("past:", "run:"))]
-            for start in range(0, len(exact), 500):
-                self._unblock(self._scope.rows(_BLOCKED_ON_ANY, keys=exact[start : start + 500]))
+            exact = [key for key in keys if key.startswith(("paused:", "past:", "run:"))]
+            self._unblock(self._scope.rows_in(_BLOCKED_ON_ANY, "keys", exact))
             for key in sorted(keys.difference(exact)):
-                if key.startswith("paused:"):
-                    self._unblock(self._scope.rows(_BLOCKED, key=key))
+                kind, number = parse_key(key)
+                if kind == "runs":
+                    self._start_queued(number)
                 else:
-                    self._promote_limited(key)
+                    self._promote_limited(kind, number)
 
-    def _promote_limited(self, key: str) -> None:
-        room = self._scope.ledger.room(parse_key(key))
-        if room <= 0:
-            return
-        if key.startswith("pool:"):
-            rows = self._scope.rows(_BLOCKED_THAT_FIT, key=key, room=room, most=min(room, _BATCH))
-        else:
-            rows = self._scope.rows(_BLOCKED_BEST, key=key, most=min(room, _BATCH))
-        self._unblock(rows)
+    def _promote_limited(self, kind: str, number: int) -> None:
+        key, room = key_text((kind, number)), self._scope.ledger.room((kind, number))
+        if room is None:
+            self._unblock(self._scope.rows(_BLOCKED, key=key))
+        elif room > 0 and kind == "pool":
+            self._unblock(self._scope.rows(_BLOCKED_THAT_FIT, key=key, room=room, most=room))
+        elif room > 0:
+            self._unblock(self._scope.rows(_BLOCKED_BEST, key=key, most=room))
 
     def _unblock(self, rows: Sequence[Row]) -> None:
         transitions.block(self._connection, {row.id: "" for row in rows})

@@ -108,14 +108,16 @@ _SET_OPEN = sa.update(dag_run).where(dag_run.c.id == bindparam("b_id")).values(o
 def recount(connection: sa.Connection, structures: Structures, dag_run_row: int) -> None:
     """Compute the counters of a run and of its task instances anew from the states of its rows."""
     tasks = structures(connection.execute(_VERSION, {"run": dag_run_row}).scalar_one()).tasks
-    rows = {row.task_index: row for row in connection.execute(_ROWS, {"run": dag_run_row})}
+    # Removed ones belong to a version that the run was moved away from.
+    found = connection.execute(_ROWS, {"run": dag_run_row})
+    rows = {row.task_index: row for row in found if row.state != State.REMOVED}
     gates: dict[int, list[int]] = {}
     for task in tasks:
         for index in task.gates if task.index in rows else ():
             gates.setdefault(index, []).append(task.index)
     updates = []
     for index, row in rows.items():
-        above = [rows[up].state for up in tasks[index].upstream if up in rows and rows[up].state != State.REMOVED]
+        above = [rows[up].state for up in tasks[index].upstream if up in rows]
         ended = [rows[gate] for gate in gates.get(index, ()) if State(rows[gate].state).is_terminal]
         updates.append(
             {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,8 +13,10 @@ from sqlalchemy import bindparam
 from flux.states import HELD, State
 from flux.store import runs
 from flux.store.advance import Claimed
+from flux.store.jobs import Job
 from flux.store.runs import DagRun, Structures
-from flux.store.schema import attempt, task_instance, task_result
+from flux.store.schema import attempt, job, task_instance, task_result
+from flux.store.scope import chunks
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,11 @@ _HELD = (
     )
     .where(task_instance.c.state.in_(sorted(HELD)))
 )  # fmt: skip
+_HOLDERS = sa.select(*(job.c[field.name] for field in dataclasses.fields(Job))).where(
+    job.c.id.in_(
+        sa.select(task_instance.c.job_id).where(task_instance.c.state.in_(sorted(HELD - {State.DEFERRED}))).distinct()
+    )
+)
 _BY_CLAIM = sa.select(task_instance.c.dag_run_id, task_instance.c.task_id).where(
     task_instance.c.claim == bindparam("claim")
 )
@@ -69,8 +77,14 @@ _RESULT = (
 def everything(connection: sa.Connection, structures: Structures) -> list[Held]:
     """Return every open attempt there is."""
     rows = connection.execute(_HELD).all()
-    found = {run.id: run for run in runs.by_rows(connection, sorted({row.dag_run_id for row in rows}))} if rows else {}
+    numbers = sorted({row.dag_run_id for row in rows})
+    found = {run.id: run for chunk in chunks(numbers) for run in runs.by_rows(connection, list(chunk))}
     return [_held(row, found[row.dag_run_id], structures) for row in rows]
+
+
+def holders(connection: sa.Connection) -> list[Job]:
+    """Return the jobs that hold an attempt which a process executes, or is about to."""
+    return [Job(*row) for row in connection.execute(_HOLDERS)]
 
 
 def _held(row: Any, run: DagRun, structures: Structures) -> Held:

@@ -17,7 +17,6 @@ from flux.dependencies import Limit
 from flux.errors import StaleState
 from flux.store.schema import dag, pool, task_limit
 
-
 #: (kind, row number); `key_text` writes it as `blocked_on` holds it.
 Key = tuple[str, int]
 
@@ -30,6 +29,7 @@ _READ = {
     kind: sa.select(table.c.id, name, slots, used).where(table.c.id.in_(bindparam("ids", expanding=True)))
     for kind, (table, name, slots, used) in _COLUMNS.items()
 }
+_LOCK = {kind: statement.with_for_update(key_share=True) for kind, statement in _READ.items()}
 _GIVE = {
     kind: sa.update(table).where(table.c.id == bindparam("b_id")).values({used: used + bindparam("b_change")})
     for kind, (table, _, _, used) in _COLUMNS.items()
@@ -57,13 +57,19 @@ class _Counter:
     slots: int | None
     used: int
     change: int = 0
+    is_locked: bool = False
 
 
 class Ledger:
-    """What one transaction knows of the limits it touches."""
+    """What one transaction knows of the limits it touches.
 
-    def __init__(self, connection: sa.Connection) -> None:
+    Args:
+        locks: `room` reads under a lock that lasts until the commit, so that nobody changes the limit in between.
+    """
+
+    def __init__(self, connection: sa.Connection, *, locks: bool = False) -> None:
         self._connection = connection
+        self._locks = locks
         self._counters: dict[Key, _Counter] = {}
 
     def load(self, keys: Iterable[Key]) -> None:
@@ -83,12 +89,19 @@ class Ledger:
             return None
         return Limit(key_text(key), counter.name, counter.slots, counter.used + counter.change, wanted)
 
-    def room(self, key: Key) -> int:
-        """Return how many slots are free; a DAG without a limit has none to wait for."""
+    def is_limited(self, key: Key) -> bool:
+        """Say whether somebody can be waiting for what this transaction gives back; the key must be loaded."""
+        return self._counters[key].slots is not None
+
+    def room(self, key: Key) -> int | None:
+        """Return how many slots are free; None: the DAG has no limit (any more)."""
         self.load([key])
-        counter = self._counters.get(key)
-        if counter is None or counter.slots is None:
-            return 0
+        counter = self._counters[key]
+        if self._locks and not counter.is_locked:
+            _, _, counter.slots, counter.used = self._connection.execute(_LOCK[key[0]], {"ids": [key[1]]}).one()
+            counter.is_locked = True
+        if counter.slots is None:
+            return None if key[0] == "dag" else 0
         return max(0, counter.slots - counter.used - counter.change)
 
     def change(self, key: Key, slots: int) -> None:

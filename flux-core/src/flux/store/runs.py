@@ -32,6 +32,8 @@ class DagRun:
     id: int
     dag_row: int
     dag_id: str
+    #: Nothing of this DAG starts now.
+    dag_paused: bool
     dag_version_id: int
     run_id: str
     kind: RunKind
@@ -54,7 +56,8 @@ class DagRun:
 
 
 _SELECT = sa.select(
-    dag_run.c.id, dag_run.c.dag_row, dag.c.dag_id, dag_run.c.dag_version_id, dag_run.c.run_id, dag_run.c.kind,
+    dag_run.c.id, dag_run.c.dag_row, dag.c.dag_id,
+    dag.c.paused.label("dag_paused"), dag_run.c.dag_version_id, dag_run.c.run_id, dag_run.c.kind,
     dag_run.c.state, dag_run.c.logical_date, dag_run.c.interval_start, dag_run.c.interval_end, dag_run.c.open_tasks,
     dag_run.c.conf, dag_run.c.created_at, dag_run.c.started_at, dag_run.c.ended_at, dag_run.c.deadline_at,
     dag_run.c.reason,
@@ -85,7 +88,12 @@ _OLDEST_QUEUED = (
 _DEADLINES = _SELECT.where(dag_run.c.state == RunState.RUNNING, dag_run.c.deadline_at.is_not(None))
 _ONE_MORE_ACTIVE = sa.update(dag).where(dag.c.id == bindparam("b_id")).values(active_runs=dag.c.active_runs + 1)
 _ONE_LESS_ACTIVE = sa.update(dag).where(dag.c.id == bindparam("b_id")).values(active_runs=dag.c.active_runs - 1)
-_ACTIVE = sa.select(dag.c.active_runs, dag.c.max_active_runs).where(dag.c.id == bindparam("id"))
+#: Read under a lock: a run that is made and one that ends must not miss each other.
+_ACTIVE = (
+    sa.select(dag.c.active_runs, dag.c.max_active_runs)
+    .where(dag.c.id == bindparam("id"))
+    .with_for_update(key_share=True)
+)
 _COUNT_MANUAL = sa.update(dag).where(dag.c.id == bindparam("b_id")).values(manual_runs=dag.c.manual_runs + 1)
 _MANUAL = sa.select(dag.c.manual_runs).where(dag.c.id == bindparam("id"))
 _POOLS = sa.select(pool.c.name, pool.c.id).where(pool.c.name.in_(bindparam("names", expanding=True)))
@@ -185,6 +193,7 @@ def create(
         Refused: a run of this interval (scheduled, backfill) or of this run_id exists.
     """
     by_hand = kind is RunKind.MANUAL
+    connection.execute(_ACTIVE, {"id": dag.id})
     if not by_hand and (existing := by_interval(connection, dag.id, interval.start)):
         raise Refused(
             f"DAG {dag.dag_id!r} has run {existing.run_id!r} for the interval that starts {iso(interval.start)}."
@@ -290,9 +299,9 @@ def task_instance_rows(
             for index in task.gates:
                 gates[index] += 1
     names = sorted({task.pool for task in structure.tasks if task.pool is not None})
-    pools = dict(connection.execute(_POOLS, {"names": names}).tuples().all()) if names else {}
+    pools = dict(connection.execute(_POOLS, {"names": names}).all()) if names else {}
     limited = any(task.max_active_tis_per_dag is not None for task in structure.tasks)
-    limits = dict(connection.execute(_TASK_LIMITS, {"dag_row": run.dag_row}).tuples().all()) if limited else {}
+    limits = dict(connection.execute(_TASK_LIMITS, {"dag_row": run.dag_row}).all()) if limited else {}
     return [
         _task_instance_row(
             task, run.id, sum(present[up] for up in task.upstream), gates[task.index], pools, limits, now
@@ -327,7 +336,7 @@ def _task_instance_row(
 
 
 def delete(connection: sa.Connection, run: DagRun) -> None:
-    """Delete an ended or queued run with all that belongs to it.
+    """Delete an ended or queued run with all that belongs to it; what waited for it is asked again.
 
     Raises:
         Refused: it is running.
@@ -335,9 +344,11 @@ def delete(connection: sa.Connection, run: DagRun) -> None:
     if run.state is RunState.RUNNING:
         raise Refused(f"Run {run.run_id!r} of DAG {run.dag_id!r} is running. Wait for its end before deleting it.")
     ids = sa.select(task_instance.c.id).where(task_instance.c.dag_run_id == run.id)
+    keys = [f"run:{run.id}", *(f"past:{number}" for number in connection.scalars(ids))]
     for table in (task_result, rendered_fields, attempt):
         connection.execute(sa.delete(table).where(table.c.task_instance_id.in_(ids)))
     connection.execute(sa.delete(task_instance).where(task_instance.c.dag_run_id == run.id))
     deleted = connection.execute(sa.delete(dag_run).where(dag_run.c.id == run.id, dag_run.c.state == run.state))
     if deleted.rowcount != 1:
         raise StaleState(f"Run {run.run_id!r} changed while it was being deleted.")
+    transitions.unblock(connection, keys)

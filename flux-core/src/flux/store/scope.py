@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
@@ -17,8 +17,10 @@ from flux.states import RunState, State
 from flux.store import runs
 from flux.store.limits import Key, Ledger
 from flux.store.runs import DagRun, Structures
-from flux.store.schema import dag, task_instance
+from flux.store.schema import dag, dag_run, task_instance
 from flux.structure import DagStructure, TaskStructure
+
+T = TypeVar("T")
 
 #: Most row numbers in one IN list.
 _CHUNK = 500
@@ -58,30 +60,48 @@ NEIGHBOURS = ROWS.where(
     task_instance.c.dag_run_id == bindparam("run"),
     task_instance.c.task_index.in_(bindparam("indices", expanding=True)),
 )
-_PAUSED = sa.select(dag.c.paused).where(dag.c.id == bindparam("id"))
+_LOCK_PAUSED = sa.select(dag.c.paused).where(dag.c.id == bindparam("id")).with_for_update(key_share=True)
+_LOCK_RUN = sa.select(dag_run.c.state).where(dag_run.c.id == bindparam("id")).with_for_update(key_share=True)
+_LOCK_STATE = (
+    sa.select(task_instance.c.state).where(task_instance.c.id == bindparam("id")).with_for_update(key_share=True)
+)
+#: What the task instances of the previous run may be.
+_PASSED = (State.SUCCESS, State.SKIPPED, State.REMOVED)
 
 
-def chunks(items: Sequence[int], size: int = _CHUNK) -> Iterable[Sequence[int]]:
+def chunks(items: Sequence[T], size: int = _CHUNK) -> Iterable[Sequence[T]]:
     """Cut a sequence into parts that fit an IN list."""
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
 class Scope:
-    """What one transaction knows."""
+    """What one transaction knows.
 
-    def __init__(self, connection: sa.Connection, structures: Structures, now: datetime) -> None:
+    Args:
+        locks: a condition that is not met is read again under a lock that lasts until the commit. Whoever makes it
+            true then comes before, and it is met, or after, and finds who waits for it. SQLite, which has one writer,
+            needs none.
+    """
+
+    def __init__(
+        self, connection: sa.Connection, structures: Structures, now: datetime, *, locks: bool = False
+    ) -> None:
         self.connection = connection
         self.structures = structures
         self.now = now
-        self.ledger = Ledger(connection)
+        self._locks = locks and connection.dialect.name != "sqlite"
+        self.ledger = Ledger(connection, locks=self._locks)
         self.runs: dict[int, DagRun] = {}
-        self._paused: dict[int, bool] = {}
 
     def rows(self, statement: sa.Select[Any], **values: Any) -> list[Row]:
         """Read task instances, and the runs they belong to."""
         rows = [Row._make(row) for row in self.connection.execute(statement, values)]
         self.load_runs(row.dag_run_id for row in rows)
         return rows
+
+    def rows_in(self, statement: sa.Select[Any], name: str, values: Sequence[Any]) -> list[Row]:
+        """Read task instances whose IN list `name` is `values`, however many."""
+        return [row for chunk in chunks(values) for row in self.rows(statement, **{name: list(chunk)})]
 
     def load_runs(self, ids: Iterable[int]) -> None:
         """Read the runs of these row numbers that are not known yet."""
@@ -118,17 +138,15 @@ class Scope:
         run, task = self.runs[row.dag_run_id], self.task(row)
         return Facts(
             dag_id=run.dag_id,
-            paused_key=f"paused:{run.dag_row}" if self._is_paused(run.dag_row) else None,
+            paused_key=f"paused:{run.dag_row}" if self._is_paused(run) else None,
             past=self._past(run, task) if task.depends_on_past or task.wait_for_downstream else None,
             dag_limit=self.ledger.limit(("dag", keys["dag"])) if "dag" in keys else None,
             task_limit=self.ledger.limit(("task", keys["task"])) if "task" in keys else None,
             pool=self.ledger.limit(("pool", keys["pool"]), row.pool_slots) if "pool" in keys else None,
         )
 
-    def _is_paused(self, dag_row: int) -> bool:
-        if dag_row not in self._paused:
-            self._paused[dag_row] = self.connection.execute(_PAUSED, {"id": dag_row}).scalar_one()
-        return self._paused[dag_row]
+    def _is_paused(self, run: DagRun) -> bool:
+        return run.dag_paused and not self._has_moved(_LOCK_PAUSED, run.dag_row, True)
 
     def _past(self, run: DagRun, task: TaskStructure) -> Past | None:
         """The first task instance of the previous run that keeps `task` from running."""
@@ -136,6 +154,8 @@ class Scope:
         if before is None:
             return None
         if before.state is RunState.QUEUED:
+            if self._has_moved(_LOCK_RUN, before.id, before.state):
+                return self._past(run, task)
             return Past(f"run:{before.id}", task.task_id, before.run_id, before.state)
         structure = self.structures(before.dag_version_id)
         index = structure.index_of.get(task.task_id)
@@ -144,6 +164,12 @@ class Scope:
         indices = [index, *(structure.tasks[index].downstream if task.wait_for_downstream else ())]
         for chunk in chunks(indices):
             for row in self.rows(NEIGHBOURS, run=before.id, indices=chunk):
-                if row.state not in (State.SUCCESS, State.SKIPPED, State.REMOVED):
+                if row.state not in _PASSED:
+                    if self._has_moved(_LOCK_STATE, row.id, row.state):
+                        return self._past(run, task)
                     return Past(f"past:{row.id}", row.task_id, before.run_id, row.state)
         return None
+
+    def _has_moved(self, lock: sa.Select[Any], number: int, seen: Any) -> bool:
+        """Lock a row, and say whether it is no longer as it was read."""
+        return self._locks and self.connection.execute(lock, {"id": number}).scalar_one_or_none() != seen

@@ -88,13 +88,28 @@ _RULE: Mapping[Event, sa.Update] = {
 #: A state by hand, for task instances that no attempt holds.
 _MARK: Mapping[Event, sa.Update] = {
     event: _move(event, ended_at=bindparam("b_now"), reason=bindparam("b_reason"), blocked_on="", wake_at=None)
-    for event in (Event.MARK_SUCCESS, Event.MARK_FAILED, Event.MARK_SKIPPED, Event.REMOVE)
+    for event in (Event.MARK_SUCCESS, Event.MARK_FAILED, Event.MARK_SKIPPED)
+} | {
+    # What has ended keeps the moment at which it did.
+    Event.REMOVE: _move(
+        Event.REMOVE,
+        ended_at=sa.func.coalesce(task_instance.c.ended_at, bindparam("b_now", type_=task_instance.c.ended_at.type)),
+        reason=bindparam("b_reason"),
+        blocked_on="",
+        wake_at=None,
+    )
 }
 
 _BLOCK = (
     sa.update(task_instance)
     .where(task_instance.c.id == bindparam("b_id"), task_instance.c.state == State.READY)
     .values(blocked_on=bindparam("b_key"))
+)
+
+_UNBLOCK = (
+    sa.update(task_instance)
+    .where(task_instance.c.blocked_on.in_(bindparam("b_keys", expanding=True)), task_instance.c.state == State.READY)
+    .values(blocked_on="")
 )
 
 _INSERT_ATTEMPT = sa.insert(attempt)
@@ -197,6 +212,12 @@ def block(connection: sa.Connection, keys: Mapping[int, str]) -> None:
     _all(connection, _BLOCK, [{"b_id": row, "b_key": key} for row, key in keys.items()])
 
 
+def unblock(connection: sa.Connection, keys: Sequence[str]) -> None:
+    """Have every task instance asked again that waits for one of `keys`."""
+    for start in range(0, len(keys), 500):
+        connection.execute(_UNBLOCK, {"b_keys": list(keys[start : start + 500])})
+
+
 def insert_run(connection: sa.Connection, values: Mapping[str, Any]) -> int:
     """Insert a DAG run in state queued and return its row number."""
     key = connection.execute(_INSERT_RUN, {**values, "state": RunState.QUEUED}).inserted_primary_key
@@ -231,5 +252,5 @@ _ADOPT = sa.update(task_instance).where(task_instance.c.claim.in_(bindparam("b_c
 
 def adopt(connection: sa.Connection, claims: Sequence[int], job_id: int) -> None:
     """Make another job the holder of open attempts; their states stay."""
-    if claims:
-        connection.execute(_ADOPT.values(job_id=job_id), {"b_claims": list(claims)})
+    for start in range(0, len(claims), 500):
+        connection.execute(_ADOPT.values(job_id=job_id), {"b_claims": list(claims[start : start + 500])})

@@ -1,0 +1,59 @@
+"""What a folder of DAG files costs: read in, lying there, new and changed."""
+
+from __future__ import annotations
+
+import time
+
+from tests.benchmarks import dag_sources, processes
+from tests.benchmarks.measure import Row
+from tests.benchmarks.system import System
+from tests.waiting import until
+
+_IDLE_SECONDS = 20.0
+_EDITS = 10
+
+
+def rows(files: int) -> list[Row]:
+    """Measure a system with `files` DAG files that has nothing to do."""
+    with System() as system:
+        for number in range(files):
+            system.write(f"d{number:03}.py", dag_sources.noop(f"d{number:03}", number, schedule="0 3 * * *"))
+        began = time.monotonic()
+        system.up()
+        read_in = time.monotonic() - began
+        start = Row(f"start with {files} new DAG files, all read", "s", [read_in], system.cpu())
+        system.settle(3.0)
+        before, began = system.cpu(), time.monotonic()
+        system.settle(_IDLE_SECONDS)
+        cpu, took = system.cpu() - before, time.monotonic() - began
+        memory = processes.proportional_bytes(system.pids()) / 1e6
+        return [
+            start,
+            Row(f"idle, {files} DAG files: CPU", "%", [cpu / took * 100], cpu, 0.5, 0.1),
+            Row(f"idle, {files} DAG files: memory of all processes (PSS)", "MB", [memory], None, 150, 80),
+            *_edits(system),
+        ]
+
+
+def _edits(system: System) -> list[Row]:
+    """From the rename that puts a file there to the store's having its version."""
+    from flux.errors import NotFound
+    from flux.store import dags
+
+    def version() -> int | None:
+        try:
+            return system.flux.store.read(lambda connection: dags.by_id(connection, "edited").dag_version_id)
+        except NotFound:
+            return None
+
+    found: dict[str, list[float]] = {"new": [], "changed": []}
+    before = system.cpu()
+    for number in range(_EDITS):
+        for what in ("new", "changed"):
+            known = version()
+            began = time.monotonic()
+            system.write("edited.py", dag_sources.noop("edited", number * 2 + (what == "changed")))
+            until(lambda known=known: version() not in (None, known), 30, "the new version")  # type: ignore[misc]
+            found[what].append(time.monotonic() - began)
+    cpu = system.cpu() - before
+    return [Row("changed DAG file can be triggered", "s", found["new"][1:] + found["changed"], cpu, 2, 1)]

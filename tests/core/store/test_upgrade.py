@@ -1,0 +1,129 @@
+"""Moving a run to the newest version of its DAG."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from flux.errors import Refused
+from flux.schedule import DataInterval
+from flux.states import Outcome, RunKind, RunState, State
+from flux.store import dags, runs, upgrade
+from flux.store.advance import Advance, End, Holder, Outcomes
+from flux.store.engine import Store
+from flux.store.runs import DagRun
+from flux.store.schema import task_instance
+from flux.store.structures import StructureCache
+
+HOLDER = Holder(1, "launcher", "here")
+
+
+def _states(connection: sa.Connection, run: DagRun) -> dict[str, str]:
+    query = sa.select(task_instance.c.task_id, task_instance.c.state).where(task_instance.c.dag_run_id == run.id)
+    return {row.task_id: row.state for row in connection.execute(query)}
+
+
+class _World:
+    """One DAG whose file changes, and a run of its first version."""
+
+    def __init__(self, store: Store, make_version: Any, now: datetime) -> None:
+        self.store, self.make_version, self.now = store, make_version, now
+
+    def version(self, tasks: dict[str, dict[str, Any]]) -> dags.DagVersion:
+        return self.store.write(lambda connection: self.make_version(connection, tasks))
+
+    def run(self, version: dags.DagVersion) -> DagRun:
+        interval = DataInterval(self.now, self.now)
+        return self.store.write(
+            lambda connection: runs.create(
+                connection,
+                dag=dags.by_row(connection, version.dag_row),
+                version=version,
+                kind=RunKind.MANUAL,
+                interval=interval,
+                now=self.now,
+            )
+        )
+
+    def step(self, *ends: End) -> Outcomes:
+        def work(connection: sa.Connection) -> Outcomes:
+            advance = Advance(connection, StructureCache().through(connection), self.now, HOLDER)
+            advance.finish(ends)
+            advance.claim(8)
+            advance.write()
+            return advance.outcomes
+
+        return self.store.write(work)
+
+    def succeed(self, outcomes: Outcomes) -> Outcomes:
+        return self.step(*(End(item.claim, Outcome.SUCCESS, None, self.now) for item in outcomes.claimed))
+
+    def upgrade(self, run: DagRun) -> upgrade.Upgrade:
+        def work(connection: sa.Connection) -> upgrade.Upgrade:
+            planned = upgrade.plan(connection, runs.by_rows(connection, [run.id])[0])
+            upgrade.apply(connection, planned, self.now)
+            return planned
+
+        return self.store.write(work)
+
+    def states(self, run: DagRun) -> dict[str, str]:
+        return self.store.read(lambda connection: _states(connection, run))
+
+    def state(self, run: DagRun) -> RunState:
+        return self.store.read(lambda connection: runs.by_rows(connection, [run.id])[0].state)
+
+
+@pytest.fixture
+def world(store: Store, make_version: Any, now: datetime) -> _World:
+    return _World(store, make_version, now)
+
+
+def test_new_tasks_are_added_gone_ones_removed_and_the_run_ends_by_the_new_version(world: _World) -> None:
+    run = world.run(world.version({"a": {}, "b": {"upstream": ["a"]}, "z": {"upstream": ["b"]}}))
+    claimed = world.step()
+    world.version({"new": {}, "a": {}, "b": {"upstream": ["a", "new"]}})
+    planned = world.upgrade(run)
+    assert (planned.new, planned.gone, planned.changed) == (("new",), ("z",), ("b",))
+    assert world.states(run) == {"a": "started", "b": "waiting", "z": "removed", "new": "ready"}
+    again = world.succeed(claimed)
+    assert [item.task.task_id for item in again.claimed] == ["new"]
+    last = world.succeed(again)
+    assert [item.task.task_id for item in last.claimed] == ["b"]
+    world.succeed(last)
+    assert world.state(run) is RunState.SUCCESS
+
+
+def test_what_has_finished_stays_finished(world: _World) -> None:
+    run = world.run(world.version({"a": {}, "b": {"upstream": ["a"]}}))
+    claimed = world.succeed(world.step())
+    assert [item.task.task_id for item in claimed.claimed] == ["b"]
+    world.version({"b": {"upstream": ["c"]}, "c": {}, "a": {}})
+    world.upgrade(run)
+    assert world.states(run) == {"a": "success", "b": "started", "c": "ready"}
+
+
+def test_a_gone_task_that_runs_refuses_the_upgrade_and_nothing_moves(world: _World) -> None:
+    run = world.run(world.version({"a": {}, "b": {"upstream": ["a"]}}))
+    world.step()
+    world.version({"b": {}})
+    with pytest.raises(Refused, match="'a' is running"):
+        world.upgrade(run)
+    assert world.states(run) == {"a": "started", "b": "waiting"}
+
+
+def test_a_run_that_is_over_is_refused(world: _World) -> None:
+    run = world.run(world.version({"a": {}}))
+    world.succeed(world.step())
+    world.version({"a": {}, "b": {}})
+    with pytest.raises(Refused, match="is over"):
+        world.upgrade(run)
+    assert world.states(run) == {"a": State.SUCCESS}
+
+
+def test_a_run_of_the_newest_version_needs_none(world: _World) -> None:
+    run = world.run(world.version({"a": {}}))
+    assert not world.upgrade(run).is_needed
+    assert world.states(run) == {"a": "ready"}
