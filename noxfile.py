@@ -136,10 +136,11 @@ def bench(session: nox.Session) -> None:
     install(session, extras="[postgres,testing]")
     arguments = list(session.posargs)
     if "--peers" in arguments:
+        arguments.remove("--peers")
         peers = Path(session.create_tmp()) / "peers"
         session.run("python", "-m", "venv", str(peers))
         python = str(peers / "bin" / "python")
-        session.run(python, "-m", "pip", "install", "-q", "luigi", "huey", external=True)
+        session.run(python, "-m", "pip", "install", "-q", "luigi==3.8.1", "huey==3.5.4", external=True)
         arguments += ["--peers-python", python]
     session.run("python", "-m", "tests.benchmarks", *arguments, interrupt_timeout=PATIENCE)
 

@@ -1,4 +1,4 @@
-"""The parts of a supervisor without the processes around them: a home, a loop in the test's thread, a played launcher."""
+"""The parts of a supervisor without the processes around them: a home, a loop, a launcher that the test plays."""
 
 from __future__ import annotations
 

@@ -116,8 +116,8 @@ class Engine:
         """End whatever is open, again and again, until nothing is."""
         while True:
             self.wake()
-            self.advance()
-            if not self.open:
+            is_over = not self.advance().more and not self.open
+            if is_over:
                 return
             self.finish([(key, outcome(key)) for key in list(self.open)])
 
@@ -136,9 +136,7 @@ class Engine:
 
     def attempts(self, run: DagRun, task_id: str) -> Sequence[Any]:
         row = self.rows(run)[task_id]
-        return self.select(
-            sa.select(attempt).where(attempt.c.task_instance_id == row.id).order_by(attempt.c.attempt)
-        )
+        return self.select(sa.select(attempt).where(attempt.c.task_instance_id == row.id).order_by(attempt.c.attempt))
 
     def run_row(self, run: DagRun) -> Any:
         return self.select(sa.select(dag_run).where(dag_run.c.id == run.id))[0]
@@ -266,8 +264,6 @@ def _broken_limits(connection: sa.Connection, all_runs: Mapping[int, Any], rows:
         number = int(text)
         if kind == "paused":
             unmet = dag_rows[number].paused
-        elif kind == "run":
-            unmet = number in all_runs and all_runs[number].state == RunState.QUEUED
         elif kind == "past":
             unmet = number in by_id and by_id[number].state not in (State.SUCCESS, State.SKIPPED, State.REMOVED)
         else:

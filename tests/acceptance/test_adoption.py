@@ -189,3 +189,35 @@ def test_rubbish_at_the_launchers_socket_harms_nobody(system: System) -> None:
     run = system.trigger("one")
     system.wait(run)
     until(lambda: system.pid_of("launcher") == launcher, 5, "the same launcher")
+
+
+def test_supervisor_that_cannot_write_its_folder_when_it_starts_goes_on_when_it_can(system: System) -> None:
+    """A disk may be full just then."""
+    system.dag(
+        "chain",
+        """
+        from flux import DAG
+        from flux.operators import BashOperator
+
+        with DAG("chain", schedule=None):
+            first = BashOperator(
+                task_id="first", bash_command='echo begun; until [ -e "$FLUX_HOME/go" ]; do sleep 0.02; done'
+            )
+            first >> BashOperator(task_id="second", bash_command="true")
+        """,
+    )
+    system.up()
+    run = system.trigger("chain")
+    system.wait_log(run, "first", "begun")
+    versions = system.home / "run" / "versions"
+    kept = versions.rename(versions.with_name("kept"))
+    versions.touch()
+    system.expect_lines("^Traceback")
+    old = system.kill("supervisor")
+    until(lambda: "Traceback" in system.component_log("supervisor"), 10, "the failure")
+    versions.unlink()
+    kept.rename(versions)
+    system.wait_replaced("supervisor", old, 3 * NOISE)
+    (system.home / "go").touch()
+    system.wait(run)
+    assert system.outcomes(run, "first") == ["success"]

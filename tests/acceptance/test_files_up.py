@@ -121,6 +121,7 @@ def test_sockets_and_lists_of_an_earlier_system_are_in_nobodys_way(system: Syste
             taken.listen()
         system.up()
         runs_a_task(system)
+        assert system.json("status")["state"] == "up"
 
 
 # --- the database ----------------------------------------------------------------------------------------------------
@@ -159,6 +160,22 @@ def test_database_that_is_away_for_a_moment_loses_nothing(system: System) -> Non
     system.wait(run, seconds=10 * NOISE)
     assert system.outcomes(run, "hold") == ["success"]
     assert system.outcomes(run, "after")[-1] == "success"
+
+
+@pytest.mark.parametrize("system", [pytest.param("postgresql", marks=pytest.mark.postgres)], indirect=True)
+def test_supervisor_that_restarts_while_the_database_is_away_waits_for_it(system: System) -> None:
+    system.dag("hold", HOLD)
+    system.up()
+    run = system.trigger("hold")
+    system.wait_log(run, "hold", "begun")
+    system.expect_lines(".")
+    with database_away(system):
+        old = system.kill("supervisor")
+        until(lambda: "Nothing is lost" in system.component_log("supervisor"), 20, "a word about the database")
+        (system.home / "go").touch()
+    system.wait_replaced("supervisor", old, 5 * NOISE)
+    system.wait(run)
+    assert system.outcomes(run, "hold") == ["success"]
 
 
 @contextlib.contextmanager

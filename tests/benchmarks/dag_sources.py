@@ -56,6 +56,11 @@ def take(path: Path) -> list[Stamp]:
     return sorted((Stamp(c, t, int(b), int(e)) for c, t, b, e in rows), key=lambda stamp: stamp.began)
 
 
+def rate(found: list[Stamp], asked: int) -> float:
+    """Tasks a second, from the moment they were asked for to the end of the last."""
+    return len(found) / (max(stamp.ended for stamp in found) - asked) * 1e9
+
+
 def hops(found: list[Stamp]) -> list[float]:
     """Seconds from the end of each task to the first line of the one below it, in chains."""
     last: dict[str, Stamp] = {}

@@ -6,11 +6,15 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tests.benchmarks import dag_sources, processes
 from tests.benchmarks.measure import Row
 from tests.benchmarks.system import System
 from tests.waiting import until
+
+if TYPE_CHECKING:
+    from flux.store.runs import DagRun
 
 _DEATHS = 5
 _STOPS = 3
@@ -42,40 +46,38 @@ def rows() -> list[Row]:
     ]
 
 
-def _start(system: System, pids: Path) -> tuple[str, int]:
-    """Start the task that waits; return its run_id and its process."""
+def _start(system: System, pids: Path) -> tuple[DagRun, int]:
+    """Start the task that waits; return its run and its process."""
     pids.unlink(missing_ok=True)
     run = system.trigger("sleeper")
     until(lambda: pids.exists() and pids.read_text().endswith("\n"), 10, "the task's pid")
-    return run.run_id, int(pids.read_text())
+    return run, int(pids.read_text())
 
 
-def _state(system: System, run_id: str) -> str:
+def _state(system: System, run: DagRun) -> str:
     from flux.store import listing
 
-    return system.flux.store.read(
-        lambda connection: listing.task_instances(connection, listing.run(connection, "sleeper", run_id).id)[0].state
-    )
+    return system.flux.store.read(lambda connection: listing.task_instances(connection, run.id)[0].state)
 
 
-def _until_state(system: System, run_id: str, state: str) -> float:
+def _until_state(system: System, run: DagRun, state: str) -> float:
     """Milliseconds until the store says so."""
     began = time.monotonic()
-    while _state(system, run_id) != state:
+    while _state(system, run) != state:
         if time.monotonic() - began > 20:
-            raise RuntimeError(f"the task of {run_id} is {_state(system, run_id)}, not {state}")
+            raise RuntimeError(f"the task of {run.run_id} is {_state(system, run)}, not {state}")
         time.sleep(0.001)
     return (time.monotonic() - began) * 1e3
 
 
 def _task_death(system: System, pids: Path) -> float:
-    run_id, pid = _start(system, pids)
-    _until_state(system, run_id, "started")
+    run, pid = _start(system, pids)
+    _until_state(system, run, "started")
     os.kill(pid, signal.SIGKILL)
-    return _until_state(system, run_id, "failed")
+    return _until_state(system, run, "failed")
 
 
-def _supervisor_death(system: System, run_id: str) -> float:
+def _supervisor_death(system: System, run: DagRun) -> float:
     """From the kill to the moment the next supervisor has taken over; the task goes on."""
     from flux.store import jobs
 
@@ -88,16 +90,16 @@ def _supervisor_death(system: System, run_id: str) -> float:
     began = time.monotonic()
     until(next_one, 20, "the next supervisor")
     took = (time.monotonic() - began) * 1e3
-    if _state(system, run_id) != "started":
+    if _state(system, run) != "started":
         raise RuntimeError("the task was not adopted")
     return took
 
 
-def _stop(system: System, run_id: str) -> tuple[float, float]:
+def _stop(system: System, run: DagRun) -> tuple[float, float]:
     """From Ctrl-C to the failure in the store, and to the end of the last process."""
     pids = system.pids()
     began = time.monotonic()
     os.kill(system.pid, signal.SIGINT)
-    durable = _until_state(system, run_id, "failed")
+    durable = _until_state(system, run, "failed")
     until(lambda: not any(map(processes.is_there, pids)), 20, "the end of every process")
     return durable, (time.monotonic() - began) * 1e3

@@ -1,7 +1,8 @@
 """Huey on the chain and the fan. Run by an interpreter that has it: `python peer_huey.py SHAPE SIZE FOLDER`.
 
 SQLite with durable commits, eight worker processes that look for work every millisecond, and a fork for each task.
-It keeps no record of what runs: a task that dies with its worker is gone.
+It keeps no record of what runs: a task that dies with its worker is gone. Prints the CPU seconds of everything,
+and when the tasks were asked for by the clock of their stamps.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ def end_when_done():
     os.kill(os.getpid(), signal.SIGINT)
 
 
+asked = time.monotonic_ns()
 if SHAPE == "chain":
     link(0)
 else:
@@ -81,4 +83,4 @@ try:
 except (KeyboardInterrupt, SystemExit):
     pass
 used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-print(sum(part.ru_utime + part.ru_stime for part in used))
+print(sum(part.ru_utime + part.ru_stime for part in used), asked)

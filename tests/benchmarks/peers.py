@@ -6,7 +6,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks.dag_sources import Stamp, hops, take
+from tests.benchmarks.dag_sources import Stamp, hops, rate, take
 from tests.benchmarks.measure import Row
 
 _HERE = Path(__file__).parent
@@ -23,19 +23,19 @@ def rows(python: str) -> list[Row]:
 def _peer(python: str, name: str, script: str) -> list[Row]:
     chain = [_once(python, script, "chain", _LENGTH) for _ in range(_RUNS)]
     fan = [_once(python, script, "fan", _WIDTH) for _ in range(_RUNS)]
-    found = [seconds * 1e3 for stamps, _ in chain for seconds in hops(stamps)]
-    rates = [len(stamps) / (max(s.ended for s in stamps) - stamps[0].began) * 1e9 for stamps, _ in fan]
-    cpu = sum(spent for _, spent in fan)
-    tasks = sum(len(stamps) for stamps, _ in fan)
+    found = [seconds * 1e3 for stamps, _, _ in chain for seconds in hops(stamps)]
+    rates = [rate(stamps, asked) for stamps, _, asked in fan]
+    cpu = sum(spent for _, spent, _ in fan)
+    tasks = sum(len(stamps) for stamps, _, _ in fan)
     return [
-        Row(f"{name}: hop", "ms", found, sum(spent for _, spent in chain)),
+        Row(f"{name}: hop", "ms", found, sum(spent for _, spent, _ in chain)),
         Row(f"{name}: no-op tasks, 1 to {_WIDTH} to 1", "/s", rates, cpu),
         Row(f"{name}:   CPU a task", "ms", [cpu / tasks * 1e3], cpu),
     ]
 
 
-def _once(python: str, script: str, shape: str, size: int) -> tuple[list[Stamp], float]:
-    """What the tasks wrote, and the CPU seconds of everything."""
+def _once(python: str, script: str, shape: str, size: int) -> tuple[list[Stamp], float, int]:
+    """What the tasks wrote, the CPU seconds of everything, and when the tasks were asked for."""
     with tempfile.TemporaryDirectory(prefix="flux-bench-peer-") as folder:
         done = subprocess.run(
             [python, _HERE / script, shape, str(size), folder],
@@ -50,4 +50,5 @@ def _once(python: str, script: str, shape: str, size: int) -> tuple[list[Stamp],
     expected = size if shape == "chain" else size + 2
     if len(stamps) != expected:
         raise RuntimeError(f"{script}: {len(stamps)} of {expected} tasks ran")
-    return stamps, float(done.stdout.split()[-1])
+    cpu, asked = done.stdout.split()[-2:]
+    return stamps, float(cpu), int(asked)

@@ -356,8 +356,17 @@ def test_spec_and_end_go_through_json(tmp_path: Path) -> None:
 
 
 def test_a_rendered_file_that_cannot_be_written_fails_the_attempt(tmp_path: Path) -> None:
-    end = execute(steps(), spec_of(steps(), tmp_path, rendered_file=str(tmp_path / "no" / "x")), MemoryWorld())
+    task = steps(text="{{ ds }}")
+    end = execute(task, spec_of(task, tmp_path, rendered_file=str(tmp_path / "no" / "x")), MemoryWorld())
     assert end.outcome == "failed"
+
+
+def test_fields_that_nothing_was_rendered_in_are_told_at_the_end_and_need_no_file(tmp_path: Path) -> None:
+    task = steps(text="as it is")
+    spec = spec_of(task, tmp_path, rendered_file=str(tmp_path / "rendered.json"))
+    end = execute(task, spec, MemoryWorld())
+    assert end.rendered is not None and end.rendered["text"] == "as it is"
+    assert not (tmp_path / "rendered.json").exists()
 
 
 class TestLogging:

@@ -59,7 +59,7 @@ def test_there_are_no_cycles() -> None:
     for module in modules().values():
         if module.name == TOP:
             continue
-        # Names in tables (`python -m flux.running.supervisor`, lazily loaded names) are no import statements.
+        # Names in tables (`python -m flux.running.supervisor_process`, lazily loaded names) are no import statements.
         targets = {target for node, target in imports(module) if target in modules() and hasattr(node, "names")}
         edges[module.name] = targets - ({DOOR[1]} if module.name == DOOR[0] else set())
     assert strongly_connected(edges) == []

@@ -117,6 +117,8 @@ class AttemptEnd:
     #: Around the user's code.
     started_at: str
     ended_at: str
+    #: Template fields as text, where nothing was rendered; else they are in a file of their own since before the start.
+    rendered: dict[str, str] | None = None
 
 
 def execute(
@@ -144,10 +146,11 @@ def execute(
     inline: dict[str, str] = {}
     files: dict[str, str] = {}
     chosen: list[str] | None = None
+    rendered: dict[str, str] | None = None
     outcome, reason, retry = "success", None, True
     with running(context):
         try:
-            _render(task, context, read_file)
+            rendered = _render(task, context, read_file)
             value = _call(task, context)
             chosen = _chosen(task, value)
             inline, files = _stored(_left(task, context, value), spec)
@@ -158,7 +161,7 @@ def execute(
             outcome, reason, retry = end_of(error)
             print_error(error)
     _flush()
-    return AttemptEnd(outcome, reason, retry, inline, files, chosen, started_at, _now())
+    return AttemptEnd(outcome, reason, retry, inline, files, chosen, started_at, _now(), rendered)
 
 
 def poke(
@@ -283,13 +286,26 @@ def render(task: BaseOperator, context: Context, read_file: FileReader | None = 
         TemplateError: a field cannot be rendered; names the field and the cause.
     """
     Templates(task, context, read_file).render()
+    return _as_text(task)
+
+
+def _as_text(task: BaseOperator) -> dict[str, str]:
     return {name: mask(shown(getattr(task, name))) for name in task.template_fields}
 
 
-def _render(task: BaseOperator, context: Context, read_file: FileReader | None) -> None:
-    fields = render(task, context, read_file)
-    if fields and context.spec.rendered_file:
-        _write_whole(context.spec.rendered_file, json.dumps(fields))
+def _render(task: BaseOperator, context: Context, read_file: FileReader | None) -> dict[str, str] | None:
+    """Render the fields and write them to their file, so that people see them while the attempt runs.
+
+    Returns them where nothing was rendered, and no file is written: they say no more than the DAG file does.
+    """
+    templates = Templates(task, context, read_file)
+    templates.render()
+    if not task.template_fields or not context.spec.rendered_file:
+        return None
+    if not templates.has_rendered:
+        return _as_text(task)
+    _write_whole(context.spec.rendered_file, json.dumps(_as_text(task)))
+    return None
 
 
 def _call(task: BaseOperator, context: Context) -> Any:

@@ -51,7 +51,6 @@ class Past:
     key: str
     task_id: str
     run_id: str
-    #: Its state, or "queued" when the whole run has not begun.
     state: str
 
 

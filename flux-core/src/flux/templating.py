@@ -46,6 +46,8 @@ class Templates:
         self._context = context
         self._read_file = read_file
         self._made: jinja2.Environment | None = None
+        #: Something was rendered, loaded or read: the fields are no longer what the DAG file says.
+        self.has_rendered = False
 
     def render(self) -> None:
         """Load template files, call the task's `prepare_template`, then render every field.
@@ -84,6 +86,7 @@ class Templates:
         return _each(value, lambda text: self._file(text) if is_template_file(self._task, text) else text)
 
     def _file(self, name: str) -> str:
+        self.has_rendered = True
         environment = self._environment
         assert environment.loader is not None
         return environment.loader.get_source(environment, name)[0]
@@ -94,9 +97,11 @@ class Templates:
     def _text(self, text: str) -> str:
         if not any(mark in text for mark in _MARKS):
             return text
+        self.has_rendered = True
         return self._environment.from_string(text).render()
 
     def _output(self, output: TaskOutput) -> Any:
+        self.has_rendered = True
         names: ResultNames = self._context["results"]
         return read_result(names, output.task.task_id, output.key)
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from flux.errors import DatabaseUnavailable
+from flux.errors import DatabaseUnavailable, FluxError
+from flux.loop import Loop
 from flux.running.folder import Folder, sync_here
 from flux.running.launcher_client import LauncherClient
 from flux.running.versions import Shelved
@@ -44,6 +45,15 @@ class Watched:
         self.database = self.parts.writer(claims=False)
         self.folder = Folder(self.parts.config, self.parts.loop, self.database, self._launcher, self._changed)
         self.parts.at_close(self.end_launcher)
+
+    def end(self) -> None:
+        """End as a supervisor does; what is started afterwards knows only what is in the store."""
+        self.end_launcher()
+        self.database.stop(10)
+        self.parts.loop.close()
+        self.parts.loop = Loop()
+        self.database = self.parts.writer(claims=False)
+        self.folder = Folder(self.parts.config, self.parts.loop, self.database, self._launcher, self._changed)
 
     def _launcher(self) -> LauncherClient | None:
         return self.launcher
@@ -190,6 +200,7 @@ def test_ignored_and_hidden_files_are_no_dag_files(watched: Watched) -> None:
     watched.parts.until(lambda: watched.active() == ["sales", "shop"])
 
 
+@pytest.mark.slow
 def test_many_files_are_read(watched: Watched) -> None:
     for number in range(30):
         watched.dag(f"d{number}.py")
@@ -216,18 +227,16 @@ def test_a_restart_reads_only_what_changed_meanwhile(watched: Watched) -> None:
     watched.dag("other.py")
     watched.dag("gone.py")
     watched.sync()
-    watched.end_launcher()
+    watched.end()
     watched.dag("other.py", task_id="new")
     (watched.root / "gone.py").unlink()
     watched.reads.clear()
-    watched.folder = Folder(
-        watched.parts.config, watched.parts.loop, watched.database, watched._launcher, watched._changed
-    )
     watched.start()
     watched.sync()
     assert (watched.reads, watched.active()) == (["other.py"], ["other", "same"])
 
 
+@pytest.mark.slow
 def test_what_a_launcher_that_died_was_reading_is_asked_again(watched: Watched) -> None:
     watched.dag("sales.py", more="import time; time.sleep(0.3)")
     watched.start()
@@ -341,11 +350,8 @@ def test_a_clash_is_still_known_after_a_restart(watched: Watched) -> None:
     watched.sync()
     watched.dag("second.py", "sales")
     watched.sync()
-    watched.end_launcher()
+    watched.end()
     (watched.root / "first.py").unlink()
-    watched.folder = Folder(
-        watched.parts.config, watched.parts.loop, watched.database, watched._launcher, watched._changed
-    )
     watched.start()
     watched.sync()
     assert (watched.errors(), list(watched.files())) == ({}, ["second.py"])
@@ -451,6 +457,7 @@ def test_a_sync_without_changes_answers_at_once(watched: Watched) -> None:
 # --- what cannot be stored ---
 
 
+@pytest.mark.slow
 def test_a_version_whose_bytes_are_lost_is_not_accepted_but_read_again(
     watched: Watched, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -489,12 +496,13 @@ def test_bytes_that_the_store_has_already_need_not_be_on_the_disk(watched: Watch
 def test_a_reading_that_the_database_refuses_is_an_error_of_that_file(
     watched: Watched, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A dag_id of a kind that no column takes stands for whatever a database may not like."""
+    """A trigger stands for whatever a database may not like, such as a text that is too long for it."""
     watched.start()
     watched.sync()
     watched.parts.write(
         lambda connection: connection.exec_driver_sql(
-            "CREATE TRIGGER no_big BEFORE INSERT ON dag WHEN NEW.dag_id = 'big' BEGIN SELECT RAISE(ABORT, 'too big'); END"
+            "CREATE TRIGGER no_big BEFORE INSERT ON dag WHEN NEW.dag_id = 'big' "
+            "BEGIN SELECT RAISE(ABORT, 'too big'); END"
         )
     )
     watched.dag("big.py")
@@ -528,6 +536,7 @@ class Away:
         self._parts.loop.call_soon_threadsafe(lambda: failed(DatabaseUnavailable("The database is away.")))
 
 
+@pytest.mark.slow
 def test_a_database_that_was_away_at_the_start_is_asked_again(
     watched: Watched, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -539,6 +548,7 @@ def test_a_database_that_was_away_at_the_start_is_asked_again(
     assert (away.left, "away" in capfd.readouterr().err) == (0, True)
 
 
+@pytest.mark.slow
 def test_a_removal_that_could_not_be_stored_is_stored_later(
     watched: Watched, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -577,3 +587,10 @@ def test_a_command_ends_when_something_cannot_be_stored(
     sync_here(watched.parts.flux)
     assert "cannot be stored" in watched.errors()["sales.py"]
     assert "no more" in capfd.readouterr().err
+
+
+def test_a_command_whose_launcher_dies_does_not_take_the_folder_for_read(watched: Watched) -> None:
+    watched.write("sales.py", "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)\n")
+    with pytest.raises(FluxError, match="died"):
+        sync_here(watched.parts.flux)
+    assert watched.active() == []

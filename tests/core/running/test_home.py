@@ -113,3 +113,11 @@ def test_leftovers_that_ignore_sigterm_are_killed_with_their_children(run_folder
         assert [component.kind for component in home.end_leftovers(run_folder, 0.2)] == ["launcher"]
         assert stubborn.wait(5) == -signal.SIGKILL
     assert not any(process.is_alive(pid) for pid in below)
+
+
+def test_a_process_that_ended_does_not_run_although_nobody_waited_for_it(run_folder: Path) -> None:
+    with subprocess.Popen(["true"]) as ended:
+        component = home.Running.now("launcher", ended.pid, "running", time.time())
+        until(lambda: not process.is_alive(ended.pid))
+        home.publish(run_folder, [component])
+        assert home.running(run_folder) == []

@@ -31,6 +31,7 @@ def cron(*expressions: str) -> dict[str, Any]:
 DAILY = cron("0 0 * * *")
 HOURLY = cron("0 * * * *")
 ONCE = {"kind": "once"}
+CATCHUP = {"start_date": "01-01", "catchup": True}
 
 
 def every(seconds: float) -> dict[str, Any]:
@@ -97,40 +98,43 @@ class Last:
         # first seen
         ({"schedule": DAILY}, None, "01-05 02:00", "01-04 00:00"),
         ({"schedule": DAILY, "start_date": "01-01"}, None, "01-05 02:00", "01-04 00:00"),
-        ({"schedule": DAILY, "start_date": "01-01", "catchup": True}, None, "01-05 02:00", "01-01 00:00"),
+        ({"schedule": DAILY, **CATCHUP}, None, "01-05 02:00", "01-01 00:00"),
         ({"schedule": DAILY, "start_date": "01-05"}, None, "01-05 02:00", "01-05 00:00"),
         ({"schedule": DAILY, "start_date": "02-01"}, None, "01-05 02:00", "02-01 00:00"),
         # exactly at the end of an interval it is due
         ({"schedule": DAILY}, None, "01-05 00:00", "01-04 00:00"),
         # going on
         ({"schedule": DAILY}, ("01-04", "01-05"), "01-05 02:00", "01-05 00:00"),
-        ({"schedule": DAILY, "start_date": "01-01", "catchup": True}, ("01-02", "01-03"), "01-05 02:00", "01-03 00:00"),
+        ({"schedule": DAILY, **CATCHUP}, ("01-02", "01-03"), "01-05 02:00", "01-03 00:00"),
         # an outage
         ({"schedule": DAILY}, ("01-01", "01-02"), "01-09 02:00", "01-08 00:00"),
-        ({"schedule": DAILY, "start_date": "01-01", "catchup": True}, ("01-01", "01-02"), "01-09 02:00", "01-02 00:00"),
+        ({"schedule": DAILY, **CATCHUP}, ("01-01", "01-02"), "01-09 02:00", "01-02 00:00"),
         # the schedule changed: never again what was covered
         ({"schedule": HOURLY}, ("01-04", "01-05"), "01-05 00:30", "01-05 00:00"),
-        ({"schedule": HOURLY, "start_date": "01-01", "catchup": True}, ("01-04", "01-05"), "01-05 09:30", "01-05 00:00"),
+        ({"schedule": HOURLY, **CATCHUP}, ("01-04", "01-05"), "01-05 09:30", "01-05 00:00"),
         ({"schedule": DAILY}, ("01-05 01:00", "01-05 02:00"), "01-06 03:00", "01-06 00:00"),
-        ({"schedule": DAILY, "start_date": "01-01", "catchup": True}, ("01-05 01:00", "01-05 02:00"), "01-09", "01-06 00:00"),
+        ({"schedule": DAILY, **CATCHUP}, ("01-05 01:00", "01-05 02:00"), "01-09", "01-06 00:00"),
         # the wall clock was set back
         ({"schedule": HOURLY}, ("01-05 01:00", "01-05 02:00"), "01-04 12:00", "01-05 02:00"),
         # the end
         ({"schedule": DAILY, "end_date": "01-03"}, ("01-03", "01-04"), "01-09", None),
         ({"schedule": DAILY, "end_date": "01-03"}, None, "01-09", "01-03 00:00"),
-        ({"schedule": DAILY, "start_date": "01-01", "end_date": "01-02", "catchup": True}, ("01-02", "01-03"), "01-09", None),
+        ({"schedule": DAILY, **CATCHUP, "end_date": "01-02"}, ("01-02", "01-03"), "01-09", None),
         # catchup_window
         (
-            {"schedule": DAILY, "start_date": "01-01", "catchup": True, "catchup_window": 2 * 86_400.0},
+            {"schedule": DAILY, **CATCHUP, "catchup_window": 2 * 86_400.0},
             None, "01-09 12:00", "01-08 00:00",
         ),
         (
-            {"schedule": DAILY, "start_date": "01-01", "catchup": True, "catchup_window": 3 * 86_400.0},
+            {"schedule": DAILY, **CATCHUP, "catchup_window": 3 * 86_400.0},
             ("01-01", "01-02"), "01-09", "01-06 00:00",
         ),
         # steps of real time
         ({"schedule": every(3600), "start_date": "01-05 00:15"}, None, "01-05 02:00", "01-05 00:15"),
-        ({"schedule": every(3600), "start_date": "01-05 00:15"}, ("01-05 00:15", "01-05 01:15"), "01-05 02:00", "01-05 01:15"),
+        (
+            {"schedule": every(3600), "start_date": "01-05 00:15"},
+            ("01-05 00:15", "01-05 01:15"), "01-05 02:00", "01-05 01:15",
+        ),
         # once
         ({"schedule": ONCE, "start_date": "01-03"}, None, "01-05", "01-03 00:00"),
         ({"schedule": ONCE, "start_date": "02-03"}, None, "01-05", "02-03 00:00"),
@@ -157,7 +161,7 @@ def test_catchup_makes_every_interval_oldest_first_and_plans_the_next(parts: Par
     plan = due(parts, "01-05 02:00")
     assert made(plan) == ["01-01 00:00", "01-02 00:00", "01-03 00:00", "01-04 00:00"]
     assert short(plan.due_at) == "01-06 00:00"
-    assert [run.run_id for run in parts.runs()][0] == "scheduled__2026-01-01T00:00:00+00:00"
+    assert parts.runs()[0].run_id == "scheduled__2026-01-01T00:00:00+00:00"
     assert {run.kind for run in parts.runs()} == {RunKind.SCHEDULED}
     assert short(parts.dag().next_interval_start) == "01-05 00:00"
 

@@ -1,4 +1,4 @@
-"""The database thread: one transaction for what piled up, nothing lost while the database is away, no end that stops others."""
+"""The database thread: one transaction for what piled up, nothing lost, and no end that stops the others."""
 
 from __future__ import annotations
 
@@ -282,3 +282,33 @@ def test_a_slow_transaction_shows_as_busy(parts: Parts) -> None:
 def test_a_folder_that_is_not_there_has_no_space(tmp_path: Path) -> None:
     assert has_space(str(tmp_path), 0)
     assert not has_space(str(tmp_path / "gone"), 0)
+
+
+def test_an_attempt_that_ended_before_claiming_began_takes_no_slot(parts: Parts) -> None:
+    """A starting supervisor has told of its end already, but not heard of the commit."""
+    from flux.store.advance import Holder
+
+    first, items = running(parts, 2, parallelism=1)
+    first.stop(10)
+    writer = parts.writer(parallelism=1, claims=False)
+    writer.end(success(items[0]))
+    parts.until(lambda: parts.ended)
+    writer.begin_claiming(Holder(parts.job, "launcher-1", "here"), [items[0].claim])
+    parts.until(lambda: len(parts.claimed) == 2)
+    assert parts.states() == {"t0": "success", "t1": "started"}
+
+
+def test_beginning_again_does_not_lose_count_of_the_slots(parts: Parts) -> None:
+    """Another launcher came: what its supervisor knows of the slots is older than what was committed."""
+    from flux.store.advance import Holder
+
+    writer, items = running(parts, 3, parallelism=1)
+    writer.begin_claiming(Holder(parts.job, "launcher-2", "here"), [])
+    parts.after(writer)
+    assert len(parts.claimed) == 1
+    writer.end(success(items[0]))
+    parts.until(lambda: len(parts.claimed) == 2)
+    writer.begin_claiming(Holder(parts.job, "launcher-3", "here"), [items[0].claim])
+    writer.end(success(parts.claimed[1]))
+    parts.until(lambda: len(parts.claimed) == 3)
+    assert parts.states() == {"t0": "success", "t1": "success", "t2": "started"}

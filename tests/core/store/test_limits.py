@@ -111,9 +111,7 @@ def test_a_task_that_wants_more_slots_than_are_free_lets_smaller_ones_pass(
     assert [item.task.task_id for item in engine.end("first").claimed] == ["big"]
 
 
-def test_freed_slots_reach_the_small_ones_behind_many_large_ones(
-    engine: Engine, set_pool: Callable[..., None]
-) -> None:
+def test_freed_slots_reach_the_small_ones_behind_many_large_ones(engine: Engine, set_pool: Callable[..., None]) -> None:
     """Whoever is asked and does not fit passes on the room that is left."""
     set_pool(3)
     tasks: dict[str, dict[str, Any]] = {"hold": {**ETL, "pool_slots": 3, "priority_weight": 99}}
@@ -148,9 +146,7 @@ def test_a_pool_made_much_larger_is_filled_at_once(engine: Engine, set_pool: Cal
     assert engine.pool("etl").used == 150
 
 
-def test_a_task_blocked_elsewhere_passes_the_room_of_its_pool_on(
-    engine: Engine, set_pool: Callable[..., None]
-) -> None:
+def test_a_task_blocked_elsewhere_passes_the_room_of_its_pool_on(engine: Engine, set_pool: Callable[..., None]) -> None:
     set_pool(1)
     held = engine.dag({"x": {**ETL, "priority_weight": 9}}, dag_id="held")
     free = engine.dag({"y": {**ETL, "priority_weight": 1}, "z": ETL}, dag_id="free")

@@ -7,7 +7,7 @@ reacts at once. Everything works without a running system too: it finds the chan
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,8 +22,8 @@ from flux.states import RunKind
 from flux.store import advance, audit, dags, naming, pools, reasons, runs, upgrade, variables
 from flux.store.dags import Dag
 from flux.store.runs import DagRun
-from flux.store.upgrade import Upgrade
 from flux.store.structures import StructureCache
+from flux.store.upgrade import Upgrade
 from flux.structure import DagStructure
 from flux.times import iso, moment, utc_now, zone
 
@@ -76,10 +76,13 @@ def is_running(flux: Flux) -> bool:
     return True
 
 
-def poke_system(flux: Flux) -> None:
-    """Tell a running system that something was written to the store; without one, do nothing."""
+def poke_system(flux: Flux, *, dag_rows: Iterable[int] = ()) -> None:
+    """Tell a running system that something was written to the store; without one, do nothing.
+
+    `dag_rows` are the DAGs that may have scheduled runs due since.
+    """
     with contextlib.suppress(NotRunning):
-        ask_system(flux, {"verb": "wake"})
+        ask_system(flux, {"verb": "wake", "dags": list(dag_rows)})
 
 
 def sync_folder(flux: Flux) -> None:
@@ -129,14 +132,18 @@ def unpause(flux: Flux, dag_id: str, *, who: str) -> bool:
 
 
 def _set_paused(flux: Flux, dag_id: str, paused: bool, who: str) -> bool:
+    rows: set[int] = set()
+
     def work(connection: sa.Connection, now: datetime) -> bool:
         dag = dags.by_id(connection, dag_id)
+        rows.add(dag.id)
         changed = dags.set_paused(connection, dag.id, paused)
         if changed and not paused:
             advance.release(connection, [f"paused:{dag.id}"], now)
         return changed
 
-    return _change(flux, work, who=who, action="dag.pause" if paused else "dag.unpause", object=f"dag {dag_id}")
+    action = "dag.pause" if paused else "dag.unpause"
+    return _change(flux, work, who=who, action=action, object=f"dag {dag_id}", dag_rows=rows)
 
 
 def trigger(
@@ -363,8 +370,12 @@ def _change(
     action: str,
     object: str,  # noqa: A002
     detail: Mapping[str, Any] | None = None,
+    dag_rows: Iterable[int] = (),
 ) -> _Answer:
-    """Do `work` and write its audit row in one transaction, then tell the running system."""
+    """Do `work` and write its audit row in one transaction, then tell the running system.
+
+    `dag_rows`, which `work` may fill, are the DAGs that may have scheduled runs due since.
+    """
 
     def transaction(connection: sa.Connection) -> _Answer:
         now = utc_now()
@@ -374,5 +385,5 @@ def _change(
         return answer
 
     answer = flux.store.write(transaction)
-    poke_system(flux)
+    poke_system(flux, dag_rows=dag_rows)
     return answer

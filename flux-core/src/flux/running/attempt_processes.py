@@ -73,8 +73,8 @@ class AttemptProcesses:
     def __len__(self) -> int:
         return len(self._by_pid)
 
-    def start(self, spec: AttemptSpec, body: Callable[[int], NoReturn]) -> None:
-        """Fork an attempt. `body` is called in the new process with the descriptor of the log, and never returns."""
+    def start(self, spec: AttemptSpec, launch: Callable[[int], int]) -> None:
+        """Start an attempt. `launch` gets the descriptor of its log and returns the pid of its first process."""
         started_at = now()
         try:
             log = open_log(spec.log)
@@ -82,9 +82,7 @@ class AttemptProcesses:
             self._report(exit_message(spec.claim, error=f"its log cannot be opened: {error}"))
             return
         try:
-            pid = process.fork()
-            if pid == 0:
-                _end_after(body, log)
+            pid = launch(log)
         except OSError as error:
             self._report(exit_message(spec.claim, error=f"its process cannot be started: {error}"))
             return
@@ -103,11 +101,11 @@ class AttemptProcesses:
         attempt.exit, attempt.ended_at = ended, now()
         return True
 
-    def settle(self) -> None:
-        """Report the attempts of which nothing is left."""
+    def settle(self) -> bool:
+        """Report the attempts of which nothing is left. Returns False if it has seen that nobody left anything."""
         over = [attempt for attempt in self._by_pid.values() if attempt.exit is not None]
         if not over:
-            return
+            return True
         foreign = set(process.children()) - self._by_pid.keys() - self._own_children()
         for attempt in over:
             if not foreign and not process.send_group(attempt.pid, 0):
@@ -118,6 +116,7 @@ class AttemptProcesses:
                     self._later(attempt, LINGER, self._end_leftovers)
                 else:
                     self._finish(attempt)
+        return bool(foreign)
 
     def kill(self, claim: int, grace: float, reason: str) -> bool:
         """End an attempt: SIGTERM to everything it consists of, SIGKILL after `grace` seconds. False: unknown."""
@@ -259,13 +258,18 @@ def open_log(path: str) -> int:
 
 def write_header(spec: AttemptSpec) -> None:
     """Write the first line of an attempt's log; in its own process, before anything else can print."""
+    os.write(1, header(spec))
+
+
+def header(spec: AttemptSpec) -> bytes:
+    """Return the first line of the log of the attempt that this process is."""
     where = f" on {spec.host}" if spec.host else ""
     name = f"{spec.dag_id}.{spec.task_id}" + (f"[{spec.map_index}]" if spec.map_index >= 0 else "")
     text = (
         f"--- flux: {name}, run {spec.run_id}, attempt {spec.attempt} of {spec.max_attempts}, "
         f"claim {spec.claim}, pid {os.getpid()}{where}, began {now()}\n"
     )
-    os.write(1, text.encode(errors="replace"))
+    return text.encode(errors="replace")
 
 
 def _write_footer(attempt: _Attempt, ended: process.Exit) -> None:
@@ -303,10 +307,10 @@ def bound_log(path: str, limit: int) -> bool:
         os.close(log)
 
 
-def _end_after(body: Callable[[int], NoReturn], log: int) -> NoReturn:
-    """Never return into the parent's loop, whatever `body` does."""
+def never_return(body: Callable[[], NoReturn]) -> NoReturn:
+    """In a forked process: never return into the parent's loop, whatever `body` does."""
     try:
-        body(log)
+        body()
     except BaseException:
         sys.excepthook(*sys.exc_info())
     os._exit(70)

@@ -55,7 +55,7 @@ def of_system(
         Component(
             "launcher", _python("flux.running.launcher", "--run-folder", str(run_folder)), launcher_environ(full)
         ),
-        Component("supervisor", _python("flux.running.supervisor"), full, controlled=True),
+        Component("supervisor", _python("flux.running.supervisor_process"), full, controlled=True),
     ]
     if ui:
         address = (*(("--host", host) if host else ()), *(("--port", str(port)) if port is not None else ()))

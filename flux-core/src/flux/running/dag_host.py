@@ -20,6 +20,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -27,12 +28,19 @@ from typing import Any, NoReturn
 from flux import attempt, dag_file, linux, process, wire
 from flux.attempt import AttemptSpec
 from flux.errors import DagFileError
-from flux.loop import Loop
+from flux.loop import Loop, Timer
 from flux.running import attempt_processes, pokes, runner
+from flux.running.standby import Standby, await_order, dry_walk, has_order
 from flux.wire import Message, Wire
 
 #: The launcher asks an import that takes too long where it is; the answer goes to stderr.
 WHERE_SIGNAL = signal.SIGRTMIN + 3
+
+#: A standby is made this long after the start of an attempt or after an end, when messages about them are on their
+#: way; and ended this long after the last start.
+_STANDBY_AFTER_START = 0.01
+_STANDBY_AFTER_END = 0.001
+_STANDBY_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +196,11 @@ class DagHost:
         self._wire = Wire(sock, self._loop, self._take, self._launcher_gone)
         self._imports_children = set(process.children())
         self._batches: dict[int, pokes.Batch] = {}
+        self._standby: Standby | None = None
+        #: Standbys that are alive or not reaped yet.
+        self._standbys: set[int] = set()
+        self._standby_timer: Timer | None = None
+        self._started_at = float("-inf")
         self._attempts = attempt_processes.AttemptProcesses(self._loop, self._wire.send, self._own_children)
         self._ops: dict[str, Callable[[Message], object]] = {
             "run": self._run_attempt,
@@ -211,21 +224,28 @@ class DagHost:
         self._loop.stop()
 
     def _own_children(self) -> set[int]:
-        return self._imports_children | self._batches.keys()
+        return self._imports_children | self._standbys | self._batches.keys()
 
     def _reap(self) -> None:
         for ended in process.reap():
-            if not self._attempts.reaped(ended) and ended.pid in self._batches:
+            if self._attempts.reaped(ended):
+                self._plan_standby(_STANDBY_AFTER_END)
+            elif ended.pid in self._batches:
                 self._batch_ended(self._batches.pop(ended.pid), ended)
             self._imports_children.discard(ended.pid)
-        self._attempts.settle()
-        if not self._attempts and not self._batches:
+            self._standbys.discard(ended.pid)
+            if self._standby is not None and self._standby.pid == ended.pid:
+                self._standby.forget()
+                self._standby = None
+        something_left = self._attempts.settle()
+        if something_left and not self._attempts and not self._batches:
             self._kill_orphans()
 
     def _kill_orphans(self) -> None:
         """Nothing runs here: whatever is left below this process was left by pokes."""
-        if set(process.children()) - self._imports_children:
-            for pid in process.descendants(self._pid, without=self._imports_children):
+        own = self._own_children()
+        if set(process.children()) - own:
+            for pid in process.descendants(self._pid, without=own):
                 process.send(pid, signal.SIGKILL)
 
     # Attempts
@@ -238,22 +258,82 @@ class DagHost:
         except (DagFileError, TypeError) as error:
             self._wire.send(attempt_processes.exit_message(message["spec"]["claim"], error=str(error)))
             return
-        version = message["version"]
-        self._attempts.start(spec, lambda log: self._be_attempt(spec, version, log))
+        self._attempts.start(spec, lambda log: self._launch(spec, message, log))
+
+    def _launch(self, spec: AttemptSpec, message: Message, log: int) -> int:
+        """Start the process of an attempt, the standby or a new one, and return its pid."""
+        standby, self._standby = self._standby, None
+        self._started_at = time.monotonic()
+        self._plan_standby(_STANDBY_AFTER_START)
+        if standby is not None:
+            if standby.give(message, log):
+                self._standbys.discard(standby.pid)
+                return standby.pid
+            standby.end()
+        pid = process.fork()
+        if pid == 0:
+            attempt_processes.never_return(lambda: self._be_attempt(spec, message["version"], log))
+        return pid
 
     def _be_attempt(self, spec: AttemptSpec, version: str, log: int) -> NoReturn:
         """In the new process: become the attempt."""
-        self._become(log, spec.claim)
+        self._leave()
+        self._begin_attempt(spec, version, log)
+
+    def _begin_attempt(self, spec: AttemptSpec, version: str, log: int) -> NoReturn:
+        runner.begin(log, spec.claim)
         attempt_processes.write_header(spec)
         if self._file is not None:
             runner.run(self._file, spec)
         self._exec({"version": version, "spec": dataclasses.asdict(spec)})
 
-    def _become(self, log: int, claim: int) -> None:
+    def _leave(self) -> None:
+        """In a new process: let go of what is the host's."""
         self._wire.sock.close()
         self._loop.close()
-        runner.enter(self._pid, log, self._home, claim=claim)
-        os.close(log)
+        if self._standby is not None:
+            self._standby.forget()
+        for batch in self._batches.values():
+            if batch.socket is not None:
+                batch.socket.close()
+        runner.enter(self._pid, self._home)
+
+    # The standby
+
+    def _plan_standby(self, seconds: float) -> None:
+        """See to the standby `seconds` from now, and not before."""
+        if self._standby_timer is not None:
+            self._standby_timer.cancel()
+        self._standby_timer = self._loop.call_later(seconds, self._keep_standby)
+
+    def _keep_standby(self) -> None:
+        """Make a standby if a processor is free for it; end it when the last start was long ago.
+
+        A host without DAG file has none: its attempts go on as another program.
+        """
+        left = self._started_at + _STANDBY_SECONDS - time.monotonic()
+        if self._file is None:
+            return
+        if left <= 0:
+            if self._standby is not None:
+                self._standby.end()
+                self._standby = None
+        elif self._standby is not None:
+            self._plan_standby(left)
+        elif len(self._attempts) < (os.cpu_count() or 1):
+            try:
+                self._standby = Standby(self._be_standby)
+            except OSError:  # attempts are forked
+                return
+            self._standbys.add(self._standby.pid)
+            self._plan_standby(left)
+
+    def _be_standby(self, sock: socket.socket) -> NoReturn:
+        self._leave()
+        if not has_order(sock):
+            dry_walk()
+        order, log = await_order(sock)
+        self._begin_attempt(AttemptSpec(**order["spec"]), order["version"], log)
 
     def _exec(self, order: Message, *, keep: Iterable[int] = ()) -> NoReturn:
         """Go on as a fresh interpreter that reads its order from standard input."""
@@ -315,7 +395,10 @@ class DagHost:
 
     def _be_pokes(self, batch: pokes.Batch, specs: list[AttemptSpec], report: int, log: int) -> NoReturn:
         try:
-            self._become(log, specs[0].claim if len(specs) == 1 else 0)
+            assert batch.socket is not None
+            batch.socket.close()
+            self._leave()
+            runner.begin(log, specs[0].claim if len(specs) == 1 else 0)
             if self._file is not None:
                 pokes.run(self._file, specs, report)
             order = {"version": batch.version, "specs": [dataclasses.asdict(spec) for spec in specs]}

@@ -7,7 +7,9 @@ process. A poke that finds nothing writes nothing.
 
 from __future__ import annotations
 
+import contextlib
 import random
+import sys
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -113,6 +115,7 @@ class Deferred:
         item.batch = None
         if message["hung"]:
             item.hangs += 1
+            _name_hang(item.spec, message["error"])
             self._poke_in(item, item.sensor.poke_interval)
         elif message["outcome"] is not None:
             self._end(item, Outcome(message["outcome"]), message["error"], may_retry=message["retry"])
@@ -211,3 +214,11 @@ class Deferred:
         rendered = read_text(Path(item.spec.rendered_file))
         now = self._clock.now()
         self._writer.end(End(item.claimed.claim, outcome, reason, now, may_retry=may_retry, rendered=rendered))
+
+
+def _name_hang(spec: AttemptSpec, error: str) -> None:
+    """Say in the supervisor's log and in the sensor's own which poke had to be killed."""
+    name = f"sensor {spec.task_id!r} of DAG {spec.dag_id!r}, run {spec.run_id!r}"
+    print(f"supervisor: {name}: {error}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError), Path(spec.log).open("a", encoding="utf-8") as log:
+        log.write(f"--- flux: {error}\n")

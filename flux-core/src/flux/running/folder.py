@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from flux import linux
 from flux.config import Config
 from flux.dag_file import dag_files
-from flux.errors import StoreError
+from flux.errors import FluxError, StoreError
 from flux.loop import Loop, Timer
 from flux.running.versions import Shelved, shelve
 from flux.store import dags
@@ -117,11 +117,14 @@ class Folder:
         self._began: dict[int, float] = {}
         #: Looked at while they were being read: looked at once more when that is done.
         self._missed: set[str] = set()
+        #: Files with names that are not UTF-8, as they are shown.
+        self._misnamed: set[str] = set()
         self._storing = 0
         self._numbers = 0
         self._syncs: list[Callable[[], object]] = []
         self._watcher: linux.Inotify | None = None
-        self._watched: set[str] = set()
+        #: (path, (device, inode)): a folder that was put in the place of another is a new one.
+        self._watched: set[tuple[str, tuple[int, int]]] = set()
         self._settling: Timer | None = None
 
     # --- watching --------------------------------------------------------------------------------------------------
@@ -194,7 +197,7 @@ class Folder:
         folders = set(_folders(self._root))
         for folder in folders - self._watched:
             try:
-                self._watcher.add(folder, mask)
+                self._watcher.add(folder[0], mask)
             except OSError:
                 continue  # gone again, or no watch left: the scan sees it
         self._watched = folders
@@ -205,7 +208,7 @@ class Folder:
         self._watch()
         self._missed.update(path for path, _ in self._reading.values())
         busy = self._missed.union(self._waiting)
-        present = dag_files(self._root)
+        present = self._named_well(dag_files(self._root))
         changed = any(path not in self._known for path in present)
         for path in present:
             if path in busy:
@@ -217,9 +220,19 @@ class Folder:
         if changed:  # what a broken file lacked may be there now
             queued = set(self._waiting) | busy
             self._waiting.extend(path for path in present if path not in queued and self._known[path].may_be_mended)
-        for path in self._known.keys() - set(present) - busy:
+        for path in self._known.keys() - set(present) - self._misnamed - busy:
             self._gone(path)
         self._read_next()
+
+    def _named_well(self, paths: Sequence[str]) -> list[str]:
+        """Return those that can be written down; the others become import errors under a name that can."""
+        good = [path for path in paths if _shown(path) == path]
+        self._misnamed = {_shown(path) for path in paths} - set(good)
+        for path in self._misnamed - self._known.keys():
+            self._known[path] = _Known({path: ""}, has_error=True)
+            message = f"The name of {path!r} is not valid UTF-8. Rename the file."
+            self._store(path, Reading(hash="", error={"message": message, "line": None, "traceback": ""}), None)
+        return good
 
     def _has_changed(self, path: str, known: _Known) -> bool:
         stamps = {source: self._stamp(source) for source in known.sources}
@@ -371,26 +384,35 @@ def _check_contents(connection: sa.Connection, path: str, reading: Reading) -> N
             raise StoreError(f"The bytes of {lost!r} were lost before {path!r} was stored. It is read again.")
 
 
+def _shown(path: str) -> str:
+    """A path as text: bytes that are not UTF-8 are escaped."""
+    return path.encode("utf-8", "backslashreplace").decode()
+
+
 def _without_waiting(path: str, flags: int) -> int:
     """Open a file; a pipe that somebody put in its place is empty and not waited for."""
     return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
-def _folders(root: str) -> Iterator[str]:
-    """Yield the folders in which DAG files may be, `root` first; each once, whatever symbolic links there are."""
+def _folders(root: str) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Yield path and (device, inode) of the folders in which DAG files may be, `root` first.
+
+    Each once, whatever symbolic links there are.
+    """
     seen: set[tuple[int, int]] = set()
     to_visit = [root]
     while to_visit:
         folder = to_visit.pop()
         try:
             status = os.stat(folder)
-            if (status.st_dev, status.st_ino) in seen:
+            identity = (status.st_dev, status.st_ino)
+            if identity in seen:
                 continue
             names = [entry.name for entry in os.scandir(folder) if entry.is_dir()]
         except OSError:
             continue
-        seen.add((status.st_dev, status.st_ino))
-        yield folder
+        seen.add(identity)
+        yield folder, identity
         shown = (name for name in names if not name.startswith(".") and name != "__pycache__")
         to_visit += [os.path.join(folder, name) for name in shown]
 
@@ -423,12 +445,22 @@ class _Direct:
 
 
 def sync_here(flux: Flux) -> None:
-    """Read what has changed in the DAGs folder by an own launcher, for a command when no system runs. Blocks."""
+    """Read what has changed in the DAGs folder by an own launcher, for a command when no system runs. Blocks.
+
+    Raises:
+        FluxError: that launcher died.
+    """
     from flux.running.launcher_client import LauncherClient
 
     loop = Loop()
     database = _Direct(flux, loop)
     launcher: LauncherClient | None = None
+    is_done = False
+
+    def done() -> None:
+        nonlocal is_done
+        is_done = True
+        loop.stop()
 
     def connected() -> LauncherClient:
         nonlocal launcher
@@ -441,7 +473,7 @@ def sync_here(flux: Flux) -> None:
             folder.read_done(message)
 
     folder = Folder(flux.config, loop, database, connected, lambda registered, shelved: None)
-    folder.sync(loop.stop)
+    folder.sync(done)
     folder.load()
     try:
         loop.run()
@@ -449,3 +481,5 @@ def sync_here(flux: Flux) -> None:
         if launcher is not None:
             launcher.close()
         loop.close()
+    if not is_done:
+        raise FluxError("The process that reads the DAGs folder died; what it said is above. Try again.")

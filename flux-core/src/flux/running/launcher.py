@@ -17,7 +17,6 @@ import signal
 import socket
 import sys
 import time
-import uuid
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -33,6 +32,8 @@ from flux.wire import Message, Wire
 _TICK_SECONDS = 1.0
 _STRAY_GRACE = 2.0
 _STOP_GRACE = 4.0
+#: Python adapts a function's bytecode after some twenty calls; then a fork writes to fewer pages of its memory.
+_WALKS = 20
 
 
 class Launcher:
@@ -46,7 +47,7 @@ class Launcher:
         self._run_folder = run_folder
         self._hypervisor = hypervisor
         self._settings = settings or Settings()
-        self._id = uuid.uuid4().hex
+        self._id = os.urandom(16).hex()
         self._loop = Loop()
         self._listener: socket.socket | None = None
         self._supervisor: Wire | None = None
@@ -471,7 +472,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _preload() -> None:
-    """Import what every DAG host and attempt needs, once for all of them."""
+    """Import what every DAG host and attempt needs, once for all of them, and let Python adapt its bytecode to it."""
     import inspect
     import logging
 
@@ -481,8 +482,10 @@ def _preload() -> None:
     import flux.sensor
     import flux.sensors
     import flux.templating
-    from flux.running import channel
+    from flux.running import channel, standby
 
+    for _ in range(_WALKS):
+        standby.dry_walk()
     del inspect, logging, flux, channel
 
 

@@ -363,6 +363,9 @@ def _facts(log: str, pid: int | None, message: Mapping[str, Any]) -> dict[str, A
 def _end_told(claimed: Claimed, log: str, told: AttemptEnd, pid: int | None, message: Mapping[str, Any]) -> End:
     """The end that the attempt's own result file tells."""
     folder = Path(log_path(claimed.run, claimed.task.task_id, claimed.map_index, claimed.attempt)).parent
+    facts = _facts(log, pid, message)
+    if told.rendered is not None:
+        facts["rendered"] = json.dumps(told.rendered)
     return End(
         claimed.claim,
         Outcome(told.outcome),
@@ -373,7 +376,7 @@ def _end_told(claimed: Claimed, log: str, told: AttemptEnd, pid: int | None, mes
         results=told.results,
         result_files={key: str(folder / name) for key, name in told.result_files.items()},
         chosen=told.chosen,
-        **_facts(log, pid, message),
+        **facts,
     )
 
 

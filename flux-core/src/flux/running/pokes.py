@@ -55,10 +55,10 @@ def tell(report_fd: int, message: Message) -> None:
 
 
 def run(file: DagFile, specs: list[AttemptSpec], report_fd: int) -> NoReturn:
-    """Poke every sensor once and end the process. One alone is poked in the main thread, into its log by fd 1 and 2."""
-    from flux import attempt
+    """Poke every sensor once and end the process. One alone is poked in the main thread, into its log by fd 1 and 2.
 
-    attempt.setup_logging()
+    Logging is set up.
+    """
     if len(specs) == 1:
         _poke(file, specs[0], report_fd)
     else:

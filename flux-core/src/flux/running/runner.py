@@ -28,14 +28,12 @@ _OOM_SCORE = "300"
 _RESET = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2)
 
 
-def enter(parent: int, log: int, home: str, *, claim: int = 0) -> None:
-    """Make a process that was just forked one of attempts: own session, own log, dies with its parent.
+def enter(parent: int, home: str) -> None:
+    """Make a process that was just forked one of attempts: own session, dies with its parent; no claim and log yet.
 
     Args:
         parent: pid of the process that forked it.
-        log: descriptor that becomes standard output and error.
         home: becomes the working folder.
-        claim: what its processes carry as FLUX_CLAIM; 0: none.
     """
     os.setsid()
     linux.die_with_parent()
@@ -44,13 +42,9 @@ def enter(parent: int, log: int, home: str, *, claim: int = 0) -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
     for signum in _RESET:
         signal.signal(signum, signal.SIG_DFL)
-    text = process.claim_text(claim)
-    linux.overwrite_in_environment("FLUX_CLAIM", text)
-    os.environ["FLUX_CLAIM"] = text
+    carry(0)
     try:
         os.chdir(home)
         with open("/proc/self/oom_score_adj", "w") as file:
@@ -60,15 +54,32 @@ def enter(parent: int, log: int, home: str, *, claim: int = 0) -> None:
     gc.enable()
 
 
+def carry(claim: int) -> None:
+    """Let this process and those it starts carry `claim` as FLUX_CLAIM; 0: none."""
+    text = process.claim_text(claim)
+    linux.overwrite_in_environment("FLUX_CLAIM", text)
+    os.environ["FLUX_CLAIM"] = text
+
+
+def begin(log: int, claim: int = 0) -> None:
+    """Take an attempt's log for standard output and error, and its claim; closes the descriptor `log`."""
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    carry(claim)
+
+
 def run(file: DagFile, spec: AttemptSpec) -> NoReturn:
-    """Run an attempt and end the process: exit status 0 unless it failed; SIGTERM when it was killed by that."""
+    """Run an attempt and end the process: exit status 0 unless it failed; SIGTERM when it was killed by that.
+
+    Logging is set up.
+    """
     from flux import attempt
     from flux.errors import TaskKilled
     from flux.running.channel import ChannelWorld
 
     status = 70  # ours: the attempt's body itself broke; its traceback is in the log
     try:
-        attempt.setup_logging()
         attempt.install_kill_handler()
         _new_random_numbers()
         task = file.task(spec.dag_id, spec.task_id)
@@ -116,7 +127,7 @@ def main() -> NoReturn:
     os.close(null)
 
     from flux import dag_file
-    from flux.attempt import AttemptSpec
+    from flux.attempt import AttemptSpec, setup_logging
     from flux.errors import DagFileError
 
     specs = [AttemptSpec(**data) for data in order.get("specs") or [order["spec"]]]
@@ -129,6 +140,7 @@ def main() -> NoReturn:
         if "specs" in order:
             _report_failed(order["report_fd"], specs, str(error))
         _fail(specs[0], error)
+    setup_logging()
     if "specs" in order:
         from flux.running import pokes
 

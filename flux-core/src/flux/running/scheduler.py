@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import heapq
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -25,7 +25,8 @@ from flux.schedule import BoundSchedule, DataInterval, bind
 from flux.states import RunKind
 from flux.store import dags, runs
 from flux.store.dags import Dag
-from flux.store.runs import DagRun
+from flux.store.runs import DagRun, Structures
+from flux.store.structures import StructureCache
 from flux.times import Clock
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ class Plan:
     #: None: nothing is due by itself (paused, no schedule, at its end, or max_active_runs is reached).
     due_at: datetime | None
     made: tuple[DagRun, ...] = ()
+    #: A run is due and max_active_runs holds it back.
+    waits_for_room: bool = False
 
 
 def bound_schedule(dag: Dag, structure: DagStructure) -> BoundSchedule:
@@ -87,12 +90,11 @@ def next_interval(
     return latest if latest.start >= after else schedule.first_from(max(after, latest.start + _SMALLEST))
 
 
-def make_due_runs(connection: sa.Connection, dag: Dag, now: datetime) -> Plan:
+def make_due_runs(connection: sa.Connection, dag: Dag, now: datetime, structures: Structures | None = None) -> Plan:
     """Make the runs of `dag` that are due by `now`, and store when the next one is."""
     if dag.paused or dag.dag_file_id is None or dag.dag_version_id is None:
         return Plan(dag.id, None)
-    version = dags.version(connection, dag.dag_version_id)
-    structure = version.structure
+    structure = (structures or StructureCache().through(connection))(dag.dag_version_id)
     schedule = bound_schedule(dag, structure)
     if schedule.is_manual:
         _store_plan(connection, dag, None)
@@ -105,10 +107,15 @@ def make_due_runs(connection: sa.Connection, dag: Dag, now: datetime) -> Plan:
             break
         if structure.catchup and dags.by_row(connection, dag.id).active_runs >= dag.max_active_runs:
             _store_plan(connection, dag, interval)
-            return Plan(dag.id, None, tuple(made))
+            return Plan(dag.id, None, tuple(made), waits_for_room=True)
         existing = runs.by_interval(connection, dag.id, interval.start)
         last = existing or runs.create(
-            connection, dag=dag, version=version, kind=RunKind.SCHEDULED, interval=interval, now=now
+            connection,
+            dag=dag,
+            version=dags.version(connection, dag.dag_version_id),
+            kind=RunKind.SCHEDULED,
+            interval=interval,
+            now=now,
         )
         if existing is None:
             made.append(last)
@@ -127,13 +134,16 @@ def _store_plan(connection: sa.Connection, dag: Dag, interval: DataInterval | No
 class Scheduler:
     """Keeps the due instants of all DAGs and has their runs made. Lives in the supervisor's loop."""
 
-    def __init__(self, loop: Loop, clock: Clock, writer: Writer) -> None:
+    def __init__(self, loop: Loop, clock: Clock, writer: Writer, structures: StructureCache | None = None) -> None:
         self._loop = loop
         self._clock = clock
         self._writer = writer
+        self._structures = structures or StructureCache()
         self._due: list[tuple[datetime, int]] = []
         #: The one valid entry of each DAG in the heap.
         self._planned: dict[int, datetime] = {}
+        #: DAGs with a run that max_active_runs holds back.
+        self._waiting: set[int] = set()
         self._timer: Timer | None = None
 
     def refresh(self) -> None:
@@ -151,6 +161,10 @@ class Scheduler:
         """Make the due runs of these DAGs now, and plan their next ones."""
         for start in range(0, len(dag_rows), _DAGS):
             self._consider(dag_rows[start : start + _DAGS])
+
+    def made_room(self, dag_rows: Iterable[int]) -> None:
+        """Runs of these DAGs have ended: make those that were held back by max_active_runs."""
+        self.consider(sorted(self._waiting.intersection(dag_rows)))
 
     def _consider(self, dag_rows: Sequence[int]) -> None:
         def failed(error: Exception) -> None:
@@ -181,7 +195,7 @@ class Scheduler:
             dag = dags.by_row(connection, row)
             try:
                 with connection.begin_nested():
-                    plans.append(make_due_runs(connection, dag, now))
+                    plans.append(make_due_runs(connection, dag, now, self._structures.through(connection)))
             except StoreError:
                 raise
             except FluxError as error:  # one DAG's trouble is not the others'
@@ -192,6 +206,9 @@ class Scheduler:
     def _planned_again(self, plans: Sequence[Plan]) -> None:
         for plan in plans:
             self._planned.pop(plan.dag_row, None)
+            self._waiting.discard(plan.dag_row)
+            if plan.waits_for_room:
+                self._waiting.add(plan.dag_row)
             if plan.due_at is not None:
                 self._planned[plan.dag_row] = plan.due_at
                 heapq.heappush(self._due, (plan.due_at, plan.dag_row))

@@ -1,8 +1,8 @@
-"""The supervisor: makes runs, claims and launches tasks, records ends. `python -m flux.running.supervisor`.
+"""The supervisor: makes runs, claims and launches tasks, records ends. Its process is `supervisor_process`.
 
-One event loop and one database thread. The loop hears the launcher, attempts, commands, the DAGs folder and its timers,
-and turns them into events; the thread writes whatever has piled up in one transaction (`writer`), whose outcome the loop
-acts upon after the commit. It imports no author's code and never forks.
+One event loop and one database thread. The loop hears the launcher, attempts, commands, the DAGs folder and its
+timers, and turns them into events; the thread writes whatever has piled up in one transaction (`writer`), whose outcome
+the loop acts upon after the commit. It imports no author's code and never forks.
 
 It may die at any time: what was committed is adopted by the next one (`recovery`), from the launcher that still holds
 the attempts and their exit statuses.
@@ -10,40 +10,33 @@ the attempts and their exit statuses.
 
 from __future__ import annotations
 
-import argparse
-import faulthandler
-import fcntl
-import gc
-import json
+import functools
 import os
-import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from flux import linux
-from flux.app import Flux, lock_path
+from flux.app import Flux
 from flux.builtin import plugin_host
-from flux.config import Config, load
-from flux.errors import AlreadyRunning, FluxError
+from flux.config import Config
 from flux.executor import BaseExecutor
 from flux.loop import Loop
 from flux.running import recovery
 from flux.running.deferred import Deferred
 from flux.running.folder import Folder
-from flux.running.heart import Heart
 from flux.running.launcher_client import LauncherClient
 from flux.running.open_attempts import Attempts
+from flux.running.run_watch import RunWatch
 from flux.running.scheduler import Scheduler
 from flux.running.server import Answer, Server
 from flux.running.sweep import Sweep
-from flux.running.versions import Shelved, shelve
-from flux.running.writer import Writer, has_space
+from flux.running.versions import Shelf, Shelved
+from flux.running.writer import Writer, has_space, show
 from flux.states import Outcome
-from flux.store import jobs, runs
-from flux.store.advance import Claimed, End, Holder, Outcomes, time_out
+from flux.store import jobs
+from flux.store.advance import Claimed, End, Holder, Outcomes
 from flux.store.dags import Registered
 from flux.store.structures import StructureCache
 from flux.times import SystemClock, iso, utc_now
@@ -59,6 +52,8 @@ _CLOCK_SET_SECONDS = 2.0
 _SAFETY_LOOK_SECONDS = 10.0
 #: After the grace of a kill, until the launcher is left to the hypervisor.
 _LAST_EXITS_SECONDS = 1.5
+#: Before what the database or the disk refused is tried again.
+_AGAIN_SECONDS = 1.0
 #: Between SIGTERM and SIGKILL for tasks when nobody says how long.
 _ALONE_GRACE = 4.0
 
@@ -85,10 +80,6 @@ class Supervisor:
         self._launcher_id = ""
         self._job_id = 0
         self._started_at = utc_now()
-        #: Hash of each version that DAG hosts can load, by its row number.
-        self._shelved: dict[int, str] = {}
-        #: (dag_id, run_id) -> who waits for its end.
-        self._run_waits: dict[tuple[str, str], list[Answer]] = {}
         #: Claims that are open and wait for their version to be loadable.
         self._unbegun: set[int] = set()
         #: Claims whose interruption is to be committed before anything is signalled.
@@ -98,6 +89,8 @@ class Supervisor:
         self._is_quiet = False
         self._is_draining = False
         self._is_ready = False
+        #: What the launcher said of attempts before we knew which there are.
+        self._early: list[Mapping[str, Any]] = []
         self._wall_offset = self._offset()
         self._since_look = 0.0
         self._writer = Writer(
@@ -112,8 +105,10 @@ class Supervisor:
         launcher = self._connected_launcher
         self._attempts = Attempts(config, loop, self._clock, self._writer, self._executor, launcher)
         self._deferred = Deferred(config, loop, self._clock, self._writer, launcher)
-        self._scheduler = Scheduler(loop, self._clock, self._writer)
+        self._scheduler = Scheduler(loop, self._clock, self._writer, self._structures)
         self._folder = Folder(config, loop, self._writer, launcher, self._file_changed)
+        self._shelf = Shelf(config, loop, self._writer)
+        self._run_watch = RunWatch(loop, self._clock, self._writer, self._structures, self._give_up)
         self._sweep = Sweep(loop, self._clock, self._writer, self._structures)
         self._server = Server(
             config,
@@ -121,21 +116,23 @@ class Supervisor:
             self._clock,
             self._writer,
             environ,
-            {"wake": self._wake, "status": self._status, "sync": self._sync, "wait_run": self._wait_run},
+            {"wake": self._wake, "status": self._status, "sync": self._sync, "wait_run": self._run_watch.wait},
         )
 
     # --- starting --------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Begin: connect to the launcher, take over what an earlier supervisor left, then take work."""
-        self._job_id = self._flux.store.write(self._register)
         self._writer.start()
         self._server.start()
         self._client = self._connect()
         self._loop.call_later(_TICK_SECONDS, self._tick)
 
-    def _register(self, connection: sa.Connection) -> int:
-        return jobs.register(connection, "supervisor", self._host, recovery.boot_id(), os.getpid(), utc_now())
+    def _job(self, connection: sa.Connection) -> int:
+        """The row number of this supervisor's job, which is made with the first transaction."""
+        return self._job_id or jobs.register(
+            connection, "supervisor", self._host, recovery.boot_id(), os.getpid(), utc_now()
+        )
 
     def _connect(self) -> LauncherClient:
         return LauncherClient(
@@ -161,10 +158,12 @@ class Supervisor:
         match message["op"]:
             case "state":
                 self._launcher_came(message)
+            case "started" | "exit" if not self._is_ready:
+                self._early.append(message)
             case "started":
                 self._attempts.started(message)
             case "exit":
-                if not self._attempts.exited(message) and self._is_ready:
+                if not self._attempts.exited(message):
                     self._client.ack([message["claim"]])
             case "poked":
                 self._deferred.poked(message)
@@ -173,10 +172,12 @@ class Supervisor:
 
     def _launcher_came(self, state: Mapping[str, Any]) -> None:
         self._launcher_state = state
-        is_new, self._launcher_id = state["launcher"] != self._launcher_id, state["launcher"]
         if not self._is_ready:
-            self._writer.call(self._take_stock, self._recover)
+            if not self._launcher_id:
+                self._launcher_id = state["launcher"]
+                self._take_over(state)
             return
+        is_new, self._launcher_id = state["launcher"] != self._launcher_id, state["launcher"]
         if is_new:
             print("supervisor: the launcher died; another one is there", file=sys.stderr, flush=True)
             self._attempts.launcher_lost()
@@ -189,32 +190,54 @@ class Supervisor:
 
     def _take_exits(self, state: Mapping[str, Any]) -> None:
         """Take the exits that no supervisor has acknowledged; those of claims that nobody holds are dropped."""
-        self._client.ack([exit["claim"] for exit in state["exits"] if not self._attempts.exited(exit)])
+        self._client.ack([end["claim"] for end in state["exits"] if not self._attempts.exited(end)])
 
-    def _take_stock(self, connection: sa.Connection) -> recovery.Stock:
-        return recovery.take_stock(
-            connection, self._config, self._structures.through(connection), self._job_id, self._launcher_state or {}
-        )
+    def _take_over(self, state: Mapping[str, Any]) -> None:
+        """Take over what an earlier supervisor left; again and again while the database or the disk refuses."""
 
-    def _recover(self, stock: recovery.Stock) -> None:
+        def take_stock(connection: sa.Connection) -> tuple[int, recovery.Stock]:
+            job_id = self._job(connection)
+            structures = self._structures.through(connection)
+            return job_id, recovery.take_stock(connection, self._config, structures, job_id, state)
+
+        def failed(error: Exception) -> None:
+            show(error)
+            self._loop.call_later(_AGAIN_SECONDS, lambda: self._take_over(state))
+
+        self._writer.call(take_stock, lambda taken: self._recover(*taken, state), failed=failed)
+
+    def _recover(self, job_id: int, stock: recovery.Stock, state: Mapping[str, Any]) -> None:
         """Act upon what an earlier supervisor left, then take work."""
+        self._job_id = job_id
         for item, version, pid in stock.running:
             self._attempts.adopt(item, version, self._host, pid)
         for item, version in stock.waiting:
             self._deferred.add(item, version, self._host, adopted=True)
-        if self._launcher_state is not None:
-            self._take_exits(self._launcher_state)
+        self._take_exits(state)
         self._writer.end(*stock.ends)
         recovery.clean_up(self._config, self._loop, stock.lost, lambda ends: self._writer.end(*ends))
         self._wake_later(stock.retrying)
-        for run in stock.deadlines:
-            self._time_out_later(run.id, run.deadline_at)
+        self._run_watch.started(stock.deadlines)
         self._is_ready = True
+        for message in self._early:
+            self._heard(self._client, message)
+        self._early.clear()
         self._begin_claiming()
+        if self._launcher_state is not None and self._launcher_state is not state:
+            self._launcher_came(self._launcher_state)  # another one has come meanwhile
         self._folder.start()
         self._scheduler.refresh()
         self._sweep.start()
-        self._writer.call(lambda connection: jobs.set_state(connection, self._job_id, "running"), self._say_ready)
+        self._announce()
+
+    def _announce(self) -> None:
+        def failed(error: Exception) -> None:
+            show(error)
+            self._loop.call_later(_AGAIN_SECONDS, self._announce)
+
+        self._writer.call(
+            lambda connection: jobs.set_state(connection, self._job_id, "running"), self._say_ready, failed=failed
+        )
 
     def _say_ready(self, _: bool) -> None:
         self._folder.sync(self._on_ready)
@@ -234,13 +257,9 @@ class Supervisor:
             if self._interrupting is None:
                 print(f"supervisor: claim {claim} ended, but nobody holds it any more", file=sys.stderr, flush=True)
         self._wake_later(outcomes.retrying)
-        for run in outcomes.runs_started:
-            self._time_out_later(run.id, run.deadline_at)
-        for run in outcomes.runs_ended:
-            for answer in self._run_waits.pop((run.dag_id, run.run_id), ()):
-                answer({})
-        if outcomes.runs_ended:
-            self._scheduler.consider(sorted({run.dag_row for run in outcomes.runs_ended}))
+        self._run_watch.started(outcomes.runs_started)
+        self._run_watch.ended(outcomes.runs_ended)
+        self._scheduler.made_room({run.dag_row for run in outcomes.runs_ended})
         if self._interrupting is not None:
             self._interrupting.difference_update(end.claim for end in ends)
             self._kill_all()
@@ -252,7 +271,8 @@ class Supervisor:
         self._unbegun.update(item.claim for item in claimed)
         if self._interrupting is None:
             for item in claimed:
-                self._with_version(item.version_id, lambda version, item=item: self._begin(item, version))
+                begin, fail = functools.partial(self._begin, item), functools.partial(self._cannot_begin, item)
+                self._shelf.with_version(item.version_id, begin, fail)
         else:
             self._interrupting.update(self._give_back())
 
@@ -263,18 +283,11 @@ class Supervisor:
         self._writer.end(*(End(claim, Outcome.NEVER_LAUNCHED, "never launched: Flux ended", now) for claim in claims))
         return claims
 
-    def _with_version(self, version_id: int, then: Callable[[str], object]) -> None:
-        """Call `then` with the version's hash as soon as DAG hosts can load it."""
-        known = self._shelved.get(version_id)
-        if known is not None:
-            then(known)
-            return
-
-        def done(version: Shelved) -> None:
-            self._shelved[version.id] = version.hash
-            then(version.hash)
-
-        self._writer.call(lambda connection: shelve(connection, self._config, version_id), done, reads_only=True)
+    def _cannot_begin(self, item: Claimed, error: Exception) -> None:
+        if item.claim in self._unbegun:
+            self._unbegun.remove(item.claim)
+            reason = f"its DAG version cannot be loaded: {error}"
+            self._writer.end(End(item.claim, Outcome.FAILED, reason, self._clock.now()))
 
     def _begin(self, item: Claimed, version: str) -> None:
         if item.claim not in self._unbegun:
@@ -288,69 +301,37 @@ class Supervisor:
     def _wake_later(self, retrying: Sequence[tuple[int, datetime]]) -> None:
         for row, at in retrying:
             seconds = (at - self._clock.now()).total_seconds()
-            self._loop.call_later(max(seconds, 0.0), lambda row=row: self._writer.wake(row))
+            self._loop.call_later(max(seconds, 0.0), functools.partial(self._writer.wake, row))
 
-    def _time_out_later(self, run_row: int, deadline_at: datetime | None) -> None:
-        if deadline_at is not None:
-            seconds = (deadline_at - self._clock.now()).total_seconds()
-            self._loop.call_later(max(seconds, 0.0), lambda: self._time_out(run_row))
-
-    def _time_out(self, run_row: int) -> None:
-        """Fail a run that took longer than its dagrun_timeout: what has not begun is skipped, what runs is killed."""
-
-        def done(claims: Sequence[int]) -> None:
-            for claim in claims:
-                self._attempts.kill(claim, Outcome.KILLED)
-                self._deferred.give_up(claim, "its run took longer than dagrun_timeout")
-            self._writer.look()
-
-        self._writer.call(
-            lambda connection: time_out(connection, self._structures.through(connection), run_row, utc_now()), done
-        )
+    def _give_up(self, claims: Sequence[int]) -> None:
+        """Kill what runs of a run that has taken too long."""
+        for claim in claims:
+            self._attempts.kill(claim, Outcome.KILLED)
+            self._deferred.give_up(claim, "its run took longer than dagrun_timeout")
+        self._writer.look()
 
     # --- the folder and commands -----------------------------------------------------------------------------------
 
     def _file_changed(self, registered: Sequence[Registered], shelved: Sequence[Shelved]) -> None:
-        self._shelved.update((version.id, version.hash) for version in shelved)
-        if not registered:
-            self._scheduler.refresh()
-            return
+        self._shelf.put(shelved)
         self._scheduler.consider([item.dag.id for item in registered])
         changed = [key for item in registered for key in item.changed_limits]
         if changed:
             self._writer.release(*changed)
 
-    def _wake(self, _: Mapping[str, Any], answer: Answer) -> None:
-        """Others have written: look for what they made ready, unpaused or changed."""
+    def _wake(self, question: Mapping[str, Any], answer: Answer) -> None:
+        """Others have written: look for what they made ready; `dags` are the rows of DAGs that may have runs due."""
         self._writer.look()
-        self._scheduler.refresh()
-        self._learn()
+        if question.get("dags"):
+            self._scheduler.consider(question["dags"])
+        self._run_watch.learn()
         answer({})
-
-    def _learn(self) -> None:
-        """Take over the timers of runs that others started."""
-        self._writer.call(
-            runs.with_deadline,
-            lambda found: [self._time_out_later(run.id, run.deadline_at) for run in found],
-            reads_only=True,
-        )
 
     def _sync(self, _: Mapping[str, Any], answer: Answer) -> None:
         self._folder.sync(lambda: answer({}))
 
     def _status(self, _: Mapping[str, Any], answer: Answer) -> None:
         answer({"pid": os.getpid(), "started_at": iso(self._started_at), "trouble": self._writer.trouble})
-
-    def _wait_run(self, question: Mapping[str, Any], answer: Answer) -> None:
-        dag_id, run_id = question["dag_id"], question["run_id"]
-        self._run_waits.setdefault((dag_id, run_id), []).append(answer)
-
-        def done(has_ended: bool) -> None:
-            if has_ended:
-                for waiting in self._run_waits.pop((dag_id, run_id), ()):
-                    waiting({})
-
-        self._writer.call(lambda connection: runs.has_ended(connection, dag_id, run_id), done, reads_only=True)
 
     # --- watching --------------------------------------------------------------------------------------------------
 
@@ -439,88 +420,3 @@ def launcher_settings(config: Config) -> dict[str, Any]:
         "import_timeout_seconds": config.import_timeout_seconds,
         "adopt_timeout_seconds": config.adopt_timeout_seconds,
     }
-
-
-def lock_database(config: Config) -> int | None:
-    """Make this process the only supervisor of a SQLite database; return the locked file, None for a server.
-
-    Raises:
-        AlreadyRunning: another one is; names its pid.
-    """
-    path = lock_path(config)
-    if path is None:
-        return None
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        pid = os.read(handle, 32).decode().strip() or "unknown"
-        os.close(handle)
-        raise AlreadyRunning(
-            f"The database {config.database_file} has a supervisor already (pid {pid}). Stop that system first."
-        ) from None
-    os.ftruncate(handle, 0)
-    os.write(handle, f"{os.getpid()}\n".encode())
-    return handle
-
-
-def _orders(loop: Loop, fd: int, take: Callable[[Mapping[str, Any]], object]) -> None:
-    """Hear the hypervisor's orders, a JSON object a line."""
-    rest = b""
-
-    def read() -> None:
-        nonlocal rest
-        data = os.read(fd, 65536)
-        if not data:
-            loop.remove(fd)
-            return
-        *lines, rest = (rest + data).split(b"\n")
-        for line in lines:
-            take(json.loads(line))
-
-    loop.add_reader(fd, read)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a supervisor until the hypervisor ends it; return the exit code."""
-    parser = argparse.ArgumentParser(prog="flux-supervisor")
-    parser.add_argument("--hypervisor-fd", type=int)
-    parser.add_argument("--control-fd", type=int)
-    options = parser.parse_args(arguments)
-    faulthandler.enable()
-    linux.forbid_inspection()
-    linux.set_name("flux-supervisor")
-    loop = Loop()
-    supervisor: Supervisor | None = None
-    heart = Heart(
-        loop,
-        options.hypervisor_fd,
-        lambda: loop.stop() if supervisor is None else supervisor.end_alone("interrupted (its hypervisor died)"),
-        is_well=lambda: supervisor is None or supervisor.is_well,
-    )
-    try:
-        config = load(os.environ)
-        lock = lock_database(config)
-        flux = Flux.open(config, create=True)
-    except FluxError as error:
-        heart.say({"op": "refused", "message": str(error)})
-        return 1
-    with flux:
-        supervisor = Supervisor(flux, loop, os.environ, lambda: heart.say({"op": "ready"}))
-        supervisor.start()
-        if options.control_fd is not None:
-            _orders(loop, options.control_fd, supervisor.order)
-        loop.on_signal(
-            signal.SIGTERM, lambda: supervisor.order({"op": "stop", "grace": _ALONE_GRACE, "reason": "interrupted"})
-        )
-        gc.collect()
-        gc.freeze()
-        loop.run()
-        supervisor.close()
-    if lock is not None:
-        os.close(lock)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -22,9 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
-
-import sqlalchemy as sa
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from flux.errors import StoreError
 from flux.loop import Loop
@@ -35,8 +33,11 @@ from flux.store.engine import Store
 from flux.store.structures import StructureCache
 from flux.times import Clock
 
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
 T = TypeVar("T")
-Work = Callable[[sa.Connection], T]
+Work: TypeAlias = "Callable[[sa.Connection], T]"
 
 _LONGEST_PAUSE = 5.0
 
@@ -104,6 +105,8 @@ class Writer:
         self._queue: queue.SimpleQueue[Callable[[_Batch], object] | None] = queue.SimpleQueue()
         #: Claims that take a slot of the executor; touched by the database thread alone once it runs.
         self._slots: set[int] = set()
+        #: Claims whose end was committed before claiming began.
+        self._ended_early: set[int] = set()
         self._claims = False
         self._busy_since: float | None = None
         self._is_stopping = False
@@ -125,11 +128,12 @@ class Writer:
         return not self._thread.is_alive()
 
     def begin_claiming(self, holder: Holder, slots: Sequence[int]) -> None:
-        """Open attempts from now on, as `holder`; `slots` are the claims that run already."""
+        """Open attempts from now on, as `holder`; `slots` are the claims that run already, looked at the first time."""
 
         def begin(batch: _Batch) -> None:
+            if self.holder is None:
+                self._slots = set(slots) - self._ended_early
             self.holder, self._claims, batch.look = holder, True, True
-            self._slots = set(slots)
 
         self._queue.put(begin)
 
@@ -162,7 +166,7 @@ class Writer:
         reads_only: bool = False,
     ) -> None:
         """Run `work` in a transaction of its own; `done` or `failed` is called in the loop afterwards."""
-        call = _Call(work, done, failed or _show, reads_only)
+        call = _Call(work, done, failed or show, reads_only)
         self._queue.put(lambda batch: batch.calls.append(call))
 
     def busy_seconds(self) -> float:
@@ -246,6 +250,8 @@ class Writer:
         if room is not None:
             self.trouble = None
         self._slots.difference_update(end.claim for end in batch.ends)
+        if self.holder is None:
+            self._ended_early.update(end.claim for end in batch.ends)
         self._slots.update(item.claim for item in outcomes.claimed if item.task.sensor is None)
         ends = batch.ends
         self._loop.call_soon_threadsafe(lambda: self._on_outcomes(outcomes, ends))
@@ -253,7 +259,7 @@ class Writer:
 
     def _report(self, error: Exception) -> None:
         self.trouble = str(error) if isinstance(error, StoreError) else f"{type(error).__name__}: {error}"
-        _show(error)
+        show(error)
 
     def _room(self, ends: Sequence[End]) -> int | None:
         if not self._claims:
@@ -310,7 +316,7 @@ def has_space(folder: str, least_bytes: int) -> bool:
     return free >= min(least_bytes, disk.f_blocks * disk.f_frsize * 0.02)
 
 
-def _show(error: Exception) -> None:
+def show(error: Exception) -> None:
     """Say it in the log; the log's disk may be full."""
     if not isinstance(error, StoreError):
         sys.excepthook(type(error), error, error.__traceback__)

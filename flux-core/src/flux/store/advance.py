@@ -458,7 +458,6 @@ class Advance:
                     continue
                 runs.ended(self._connection, run, self._run_state(run), self._now)
                 self.outcomes.runs_ended.append(run)
-                self._released.add(f"run:{run.id}")
                 self._start_queued(run.dag_row)
 
     def _count_open(self, run: int, ended: int) -> int:
@@ -472,7 +471,6 @@ class Advance:
     def _start_queued(self, dag_row: int) -> None:
         started = runs.start_queued(self._connection, dag_row, self._scope.structures, self._now)
         self.outcomes.runs_started += started
-        self._released.update(f"run:{run.id}" for run in started)
         self._is_unasked = self._is_unasked or bool(started)
         self._look_for_slotless = self._look_for_slotless or bool(started)
 
@@ -561,7 +559,7 @@ class Advance:
         """Let what waits for released keys be asked, best first, while their limits have room."""
         while self._released:
             keys, self._released = self._released, set()
-            exact = [key for key in keys if key.startswith(("paused:", "past:", "run:"))]
+            exact = [key for key in keys if key.startswith(("paused:", "past:"))]
             self._unblock(self._scope.rows_in(_BLOCKED_ON_ANY, "keys", exact))
             for key in sorted(keys.difference(exact)):
                 kind, number = parse_key(key)

@@ -79,6 +79,12 @@ _moving = (
 _STUCK = sa.select(dag_run.c.id, dag_run.c.run_id, dag_run.c.dag_version_id).where(
     dag_run.c.state == RunState.RUNNING, dag_run.c.started_at < bindparam("before"), sa.not_(_moving)
 )
+_HELD_BACK = (
+    sa.select(dag.c.id, dag.c.dag_id)
+    .join_from(dag, dag_run, sa.and_(dag_run.c.dag_row == dag.c.id, dag_run.c.state == RunState.QUEUED))
+    .where(dag.c.active_runs < dag.c.max_active_runs)
+    .distinct()
+)
 _BLOCKED = (
     sa.select(task_instance.c.blocked_on)
     .where(task_instance.c.state == State.READY, task_instance.c.blocked_on != "")
@@ -144,10 +150,13 @@ def repair(connection: sa.Connection, structures: Structures, now: datetime) -> 
             connection.execute(sa.update(table).where(table.c.id == row.id).values({column: row.real}))
             found.append(f"{kind} {row[1]!r} counted {row.used} in use, there are {row.real}")
     advance = Advance(connection, structures, now)
-    for row in connection.execute(_STUCK, {"before": now - _YOUNG}).all():
-        recount(connection, structures, row.id)
-        advance.judge_again(row.id, range(len(structures(row.dag_version_id).tasks)))
-        found.append(f"run {row.run_id!r} could not go on; its counters were computed anew")
+    for run in connection.execute(_STUCK, {"before": now - _YOUNG}).all():
+        recount(connection, structures, run.id)
+        advance.judge_again(run.id, range(len(structures(run.dag_version_id).tasks)))
+        found.append(f"run {run.run_id!r} could not go on; its counters were computed anew")
+    for dag_row, dag_id in connection.execute(_HELD_BACK).all():
+        advance.release([f"runs:{dag_row}"])
+        found.append(f"dag {dag_id!r} had room for runs that were queued")
     advance.release(connection.execute(_BLOCKED).scalars().all())
     advance.write()
     return found

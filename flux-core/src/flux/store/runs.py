@@ -75,6 +75,7 @@ _PREVIOUS = (
     .limit(1)
 )
 _PREVIOUS_SUCCESS = _PREVIOUS.where(dag_run.c.state == RunState.SUCCESS)
+_PREVIOUS_BEGUN = _PREVIOUS.where(dag_run.c.state != RunState.QUEUED)
 _NEWEST_SCHEDULED = (
     _SELECT.where(dag_run.c.dag_row == bindparam("dag_row"), dag_run.c.kind == RunKind.SCHEDULED)
     .order_by(dag_run.c.logical_date.desc())
@@ -144,9 +145,17 @@ def by_interval(connection: sa.Connection, dag_row: int, logical_date: datetime)
     return _first(connection, _BY_INTERVAL, dag_row=dag_row, key=iso(logical_date))
 
 
-def previous(connection: sa.Connection, dag_row: int, before: datetime, *, successful: bool = False) -> DagRun | None:
-    """Return the next-older scheduled or backfilled run by logical date; `successful` looks for one that succeeded."""
-    return _first(connection, _PREVIOUS_SUCCESS if successful else _PREVIOUS, dag_row=dag_row, before=before)
+def previous(
+    connection: sa.Connection, dag_row: int, before: datetime, *, successful: bool = False, begun: bool = False
+) -> DagRun | None:
+    """Return the next-older scheduled or backfilled run by logical date, or None.
+
+    Args:
+        successful: look for one that succeeded.
+        begun: look for one that max_active_runs does not hold back.
+    """
+    statement = _PREVIOUS_SUCCESS if successful else _PREVIOUS_BEGUN if begun else _PREVIOUS
+    return _first(connection, statement, dag_row=dag_row, before=before)
 
 
 def newest_scheduled(connection: sa.Connection, dag_row: int) -> DagRun | None:
@@ -344,7 +353,7 @@ def delete(connection: sa.Connection, run: DagRun) -> None:
     if run.state is RunState.RUNNING:
         raise Refused(f"Run {run.run_id!r} of DAG {run.dag_id!r} is running. Wait for its end before deleting it.")
     ids = sa.select(task_instance.c.id).where(task_instance.c.dag_run_id == run.id)
-    keys = [f"run:{run.id}", *(f"past:{number}" for number in connection.scalars(ids))]
+    keys = [f"past:{number}" for number in connection.scalars(ids)]
     for table in (task_result, rendered_fields, attempt):
         connection.execute(sa.delete(table).where(table.c.task_instance_id.in_(ids)))
     connection.execute(sa.delete(task_instance).where(task_instance.c.dag_run_id == run.id))

@@ -13,11 +13,11 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 
 from flux.dependencies import Facts, Past
-from flux.states import RunState, State
+from flux.states import State
 from flux.store import runs
 from flux.store.limits import Key, Ledger
 from flux.store.runs import DagRun, Structures
-from flux.store.schema import dag, dag_run, task_instance
+from flux.store.schema import dag, task_instance
 from flux.structure import DagStructure, TaskStructure
 
 T = TypeVar("T")
@@ -61,7 +61,6 @@ NEIGHBOURS = ROWS.where(
     task_instance.c.task_index.in_(bindparam("indices", expanding=True)),
 )
 _LOCK_PAUSED = sa.select(dag.c.paused).where(dag.c.id == bindparam("id")).with_for_update(key_share=True)
-_LOCK_RUN = sa.select(dag_run.c.state).where(dag_run.c.id == bindparam("id")).with_for_update(key_share=True)
 _LOCK_STATE = (
     sa.select(task_instance.c.state).where(task_instance.c.id == bindparam("id")).with_for_update(key_share=True)
 )
@@ -150,13 +149,10 @@ class Scope:
 
     def _past(self, run: DagRun, task: TaskStructure) -> Past | None:
         """The first task instance of the previous run that keeps `task` from running."""
-        before = runs.previous(self.connection, run.dag_row, run.logical_date)
+        # One that is queued was made after this one had begun: waiting for it could be waiting for each other.
+        before = runs.previous(self.connection, run.dag_row, run.logical_date, begun=True)
         if before is None:
             return None
-        if before.state is RunState.QUEUED:
-            if self._has_moved(_LOCK_RUN, before.id, before.state):
-                return self._past(run, task)
-            return Past(f"run:{before.id}", task.task_id, before.run_id, before.state)
         structure = self.structures(before.dag_version_id)
         index = structure.index_of.get(task.task_id)
         if index is None:
