@@ -151,6 +151,7 @@ def test_pipe_in_the_folder_is_not_waited_for(system: System) -> None:
     os.mkfifo(system.home / "dags" / "pipe.py")
     system.dag("kept", KEPT.format(name="one"))
     system.wait(system.trigger("kept"), seconds=5 * NOISE)
+    assert errors(system) == {}, "what is no file is no DAG file"
 
 
 def test_file_whose_name_is_not_text_is_an_error_until_it_is_renamed(system: System) -> None:

@@ -128,7 +128,7 @@ def test_every_command_has_help_with_an_example() -> None:
 
 def test_decisions_are_numbered_and_complete() -> None:
     pages = sorted(path for path in (DOCS / "decisions").glob("*.md") if path.name != "README.md")
-    assert [int(page.name[:3]) for page in pages] == list(range(1, len(pages) + 1))
+    assert [int(page.name[:4]) for page in pages] == list(range(1, len(pages) + 1))
     for page in pages:
         assert re.findall(r"^## (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE) == [
             "Question",

@@ -22,8 +22,11 @@ class Flux:
         self.store = store
 
     @classmethod
-    def open(cls, config: Config, *, create: bool = False) -> Flux:
+    def open(cls, config: Config, *, create: bool = False, busy_seconds: float | None = None) -> Flux:
         """Open the store; with `create` first make whatever is missing.
+
+        Args:
+            busy_seconds: how long one statement waits for another writer of SQLite; None: the store's default.
 
         Raises:
             ConfigError: the home folder cannot be made or written.
@@ -33,7 +36,8 @@ class Flux:
 
         if create:
             _make_home(config)
-        return cls(config, Store.open(config.database_url, durability=config.durability, create=create))
+        waits = {} if busy_seconds is None else {"busy_seconds": busy_seconds}
+        return cls(config, Store.open(config.database_url, durability=config.durability, create=create, **waits))
 
     @classmethod
     def init(cls, config: Config) -> None:

@@ -154,10 +154,10 @@ def execute(
             value = _call(task, context)
             chosen = _chosen(task, value)
             inline, files = _stored(_left(task, context, value), spec)
-        except (TaskKilled, KeyboardInterrupt):
-            _end_by_kill(task, spec.kill_grace)
-            raise
         except BaseException as error:
+            if isinstance(error, TaskKilled) or (isinstance(error, KeyboardInterrupt) and not _own_process):
+                _end_by_kill(task, spec.kill_grace)
+                raise
             outcome, reason, retry = end_of(error)
             print_error(error)
     _flush()
@@ -400,7 +400,9 @@ def _line(error: BaseException) -> str:
         text = mask(str(error))
     except Exception:
         return "(its text cannot be read)"
-    return next((line.strip() for line in text.splitlines() if line.strip()), "")[:_REASON_LENGTH]
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "")[:_REASON_LENGTH]
+    # Databases take neither lone surrogates nor NUL.
+    return line.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\0")
 
 
 def _traceback(error: BaseException) -> str:

@@ -67,7 +67,7 @@ class Facts:
 
 
 def unmet(facts: Facts) -> Iterator[Reason]:
-    """Yield what keeps a ready task instance from running, in the order in which it will be met; nothing: it may run."""
+    """Yield what keeps a ready task instance from running, in the order it will be met; nothing: it may run."""
     if facts.paused_key is not None:
         yield Reason(
             "paused",
@@ -78,7 +78,8 @@ def unmet(facts: Facts) -> Iterator[Reason]:
     if (past := facts.past) is not None:
         yield Reason(
             "past",
-            f"Task {past.task_id!r} of the previous run {past.run_id!r} is {past.state}; it must be success or skipped.",
+            f"Task {past.task_id!r} of the previous run {past.run_id!r} is {past.state}; "
+            "it must be success or skipped.",
             past.task_id,
             past.key,
         )

@@ -20,6 +20,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,6 +29,8 @@ from dataclasses import dataclass
 #: Value of FLUX_CLAIM in a process that belongs to no attempt; claims are written with as many digits.
 NO_CLAIM = "0" * 19
 _CLAIM_KEY = b"FLUX_CLAIM="
+
+_FORK_MAY_WARN = sys.version_info >= (3, 12)
 
 
 def claim_text(claim: int) -> str:
@@ -103,6 +106,8 @@ def fork() -> int:
 
     Native thread pools (OpenBLAS, Arrow) may exist; Python would warn about them.
     """
+    if not _FORK_MAY_WARN:
+        return os.fork()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()

@@ -62,7 +62,7 @@ class TaskStructure:
     owner: str | None = None
     run_as_user: str | None = None
     resources: dict[str, Any] | None = None
-    #: "branch": its result chooses among its direct downstreams. "short_circuit": its result may close what `gates` names.
+    #: "branch": its result chooses among its direct downstreams. "short_circuit": it may close what `gates` names.
     gate: str | None = None
     #: Indices of the tasks that take no verdict before this gate has ended.
     gates: tuple[int, ...] = ()
@@ -127,7 +127,7 @@ class DagStructure:
         return self.tasks[self.index_of[task_id]]
 
     def to_json(self) -> str:
-        """Return the JSON the store keeps: defaults are left out, keys are sorted, so equal structures are equal text."""
+        """Return the JSON the store keeps: without defaults, keys sorted, so equal structures are equal text."""
         return json.dumps(_sparse(self), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     @classmethod
@@ -162,9 +162,11 @@ def _task(data: dict[str, Any]) -> TaskStructure:
         if key in known:
             known[key] = tuple(known[key])
     if known.get("sensor"):
-        known["sensor"] = SensorStructure(**known["sensor"])
+        sensor = {key: value for key, value in known["sensor"].items() if key in _SENSOR_FIELDS}
+        known["sensor"] = SensorStructure(**sensor)
     return TaskStructure(**known)
 
 
+_SENSOR_FIELDS = frozenset(field.name for field in dataclasses.fields(SensorStructure))
 _TASK_FIELDS = frozenset(field.name for field in dataclasses.fields(TaskStructure))
 _DAG_FIELDS = frozenset(field.name for field in dataclasses.fields(DagStructure)) - {"tasks"}

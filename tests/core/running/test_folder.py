@@ -575,9 +575,7 @@ def test_a_command_reads_the_folder_by_itself(watched: Watched) -> None:
     assert watched.active() == ["sales"]
 
 
-def test_a_command_ends_when_something_cannot_be_stored(
-    watched: Watched, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_command_ends_when_something_cannot_be_stored(watched: Watched, capfd: pytest.CaptureFixture[str]) -> None:
     watched.parts.write(
         lambda connection: connection.exec_driver_sql(
             "CREATE TRIGGER none BEFORE INSERT ON dag_version BEGIN SELECT RAISE(ABORT, 'no more'); END"

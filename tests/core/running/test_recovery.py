@@ -48,9 +48,7 @@ def stock_of(parts: Parts, launcher: str = "launcher-1", **state: Any) -> tuple[
     job = parts.job
     message = {"launcher": launcher, "claims": [], "exits": [], **state}
     stock = parts.write(
-        lambda connection: take_stock(
-            connection, parts.config, parts.structures.through(connection), job, message
-        )
+        lambda connection: take_stock(connection, parts.config, parts.structures.through(connection), job, message)
     )
     return stock, job
 

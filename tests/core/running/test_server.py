@@ -36,9 +36,7 @@ class Served:
             "later": lambda question, answer: self.kept.append(answer),
             "refuse": self._refuse,
         }
-        self.server = Server(
-            self.parts.config, self.parts.loop, self.parts.clock, self.writer, environ, commands
-        )
+        self.server = Server(self.parts.config, self.parts.loop, self.parts.clock, self.writer, environ, commands)
         self.server.start()
         self.parts.at_close(self.server.stop)
         self.endpoint = self.parts.config.run_folder / "endpoint"

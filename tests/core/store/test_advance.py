@@ -492,7 +492,7 @@ def test_a_removed_leaf_does_not_turn_a_failed_run_green(engine: Engine) -> None
 
 def timed_out(engine: Engine, run: DagRun) -> list[int]:
     def work(connection: sa.Connection) -> list[int]:
-        return time_out(connection, engine.structures.through(connection), run.id, engine.now)
+        return time_out(connection, engine.structures.through(connection), run.id, engine.now)[0]
 
     return engine.store.write(work)
 

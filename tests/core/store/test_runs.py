@@ -158,6 +158,17 @@ def test_queued_runs_that_turn_out_empty_do_not_hold_up_the_others(engine: Engin
     outcomes = engine.end("b", run=first)
     assert [engine.run_row(run).state for run in others] == [RunState.SUCCESS, RunState.SUCCESS, RunState.RUNNING]
     assert [run.run_id for run in outcomes.runs_started] == [run.run_id for run in others]
+    assert [run.run_id for run in outcomes.runs_ended] == [run.run_id for run in (first, *others[:2])]
+
+
+def test_a_run_that_begins_late_is_told_with_its_deadline(engine: Engine) -> None:
+    version = engine.dag({"a": {}}, max_active_runs=1, dagrun_timeout=60.0)
+    first, second = engine.run(version, 1), engine.run(version, 2)
+    engine.claim()
+    engine.now += timedelta(hours=1)
+    (started,) = engine.end("a", run=first).runs_started
+    assert (started.run_id, started.state) == (second.run_id, RunState.RUNNING)
+    assert started.deadline_at == engine.now + timedelta(seconds=60)
 
 
 def test_a_queued_run_keeps_the_version_it_was_made_of(engine: Engine) -> None:

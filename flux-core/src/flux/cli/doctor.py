@@ -79,7 +79,7 @@ def examine() -> Iterator[Finding]:
         return
     with flux:
         yield Finding("database", "ok", f"{flux.store.url} has the newest schema.")
-        for look in (_system, _clock, _import_errors, _pools):
+        for look in (_system, _clock, _import_errors, _file_warnings, _pools):
             yield from _guarded(look, flux)
 
 
@@ -181,12 +181,26 @@ def _import_errors(flux: Flux) -> Iterator[Finding]:
         yield Finding("import errors", "ok", "Every DAG file could be read.")
 
 
+def _file_warnings(flux: Flux) -> Iterator[Finding]:
+    from flux.store import dags
+
+    files = [file for file in flux.store.read(dags.files) if file.hash is not None and file.warnings]
+    for file in files:
+        for warning in file.warnings:
+            yield Finding("DAG files", "warning", f"{file.path}: {warning}", "Attempts are right, but slower to start.")
+    if not files:
+        yield Finding("DAG files", "ok", "None gives a warning.")
+
+
 def _pools(flux: Flux) -> Iterator[Finding]:
     from flux.store import pools
 
-    missing = flux.store.read(pools.missing)
+    missing, small = flux.store.read(pools.missing), flux.store.read(pools.too_small)
+    for name, slots, asked in small:
+        message = f"Pool {name!r} has {slots} slots; a task that is ready asks for {asked} and waits for ever."
+        yield Finding("pools", "warning", message, f"Run `flux pool set {name} {asked}`.")
     for pool in missing:
         message = f"Tasks name pool {pool.name!r}, which nobody has made: they wait."
         yield Finding("pools", "warning", message, f"Run `flux pool set {pool.name} SLOTS`.")
-    if not missing:
-        yield Finding("pools", "ok", "Every pool that tasks name is there.")
+    if not missing and not small:
+        yield Finding("pools", "ok", "Every pool that tasks name is there and large enough.")

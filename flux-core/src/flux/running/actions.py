@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flux import params, wire
+from flux.builtin import plugin_host
 from flux.dependencies import Reason
 from flux.errors import BadDate, NotFound, Refused
 from flux.running.scheduler import bound_schedule
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from flux.app import Flux
+    from flux.config import Config
+    from flux.executor import BaseExecutor
 
 #: How long a command waits for a running system's answer; one that takes longer finds the change by itself.
 ANSWER_SECONDS = 2.0
@@ -281,6 +284,16 @@ def _delete_logs(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def executor_of(config: Config) -> BaseExecutor:
+    """Return a new executor as configured.
+
+    Raises:
+        FluxError: there is none of that name.
+    """
+    executor: BaseExecutor = plugin_host().executor(config.executor)(config.parallelism)
+    return executor
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """Why a task instance is not running now."""
@@ -305,7 +318,7 @@ def why(flux: Flux, dag_id: str, name: str, task_id: str, *, map_index: int | No
             return Answer(run.state, [waits])
         row, state = naming.task_instance_row(connection, run, task_id, map_index)
         structures = StructureCache().through(connection)
-        parallelism = flux.config.parallelism
+        parallelism = executor_of(flux.config).parallelism
         return Answer(state, reasons.reasons(connection, row, structures, utc_now(), parallelism=parallelism))
 
     return flux.store.read(read)

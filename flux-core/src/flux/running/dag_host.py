@@ -330,6 +330,7 @@ class DagHost:
 
     def _be_standby(self, sock: socket.socket) -> NoReturn:
         self._leave()
+        runner.carry(0)
         if not has_order(sock):
             dry_walk()
         order, log = await_order(sock)

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from flux.running.writer import Writer
 
 #: How long the leftovers of a lost attempt may take to end.
+#: Before an attempt that its executor refused is given back.
+_REFUSED_SECONDS = 1.0
 _LOST_GRACE = 2.0
 _LOST_DEADLINE = 20.0
 
@@ -154,7 +156,11 @@ class Attempts:
         except Exception as error:
             if item.is_sent:
                 raise  # it may run: its exit will be heard of
-            self._end(item, Outcome.NEVER_LAUNCHED, f"the executor refused it: {error}", self._clock.now())
+            reason = f"never launched: the executor refused it: {error}"
+            # Not at once: it is claimed anew, and an executor that refuses everything must not make a storm.
+            self._loop.call_later(
+                _REFUSED_SECONDS, lambda: self._end(item, Outcome.NEVER_LAUNCHED, reason, self._clock.now())
+            )
 
     def adopt(self, claimed: Claimed, version: str, host: str, pid: int | None) -> None:
         """Take over an attempt that runs already."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -68,7 +68,9 @@ def take_stock(
     stock = Stock(retrying=held.retrying(connection), deadlines=runs.with_deadline(connection))
     processes = {item["claim"]: item.get("pid") for item in launcher["claims"]}
     processes |= {item["claim"]: item.get("pid") for item in launcher["exits"]}
-    orphans = [item for item in held.everything(connection, structures) if item.job_id != job_id]
+    everything = held.everything(connection, structures)
+    _forget_results(config, {item.claimed.claim for item in everything})
+    orphans = [item for item in everything if item.job_id != job_id]
     for item in orphans:
         _sort(connection, config, item, launcher["launcher"], processes, stock, now)
     transitions.adopt(connection, [item.claimed.claim for item in orphans], job_id)
@@ -76,6 +78,13 @@ def take_stock(
         if job.id != job_id:
             jobs.end(connection, job.id, "lost", now)
     return stock
+
+
+def _forget_results(config: Config, held_claims: Container[int]) -> None:
+    """Remove the result files of attempts whose end is in the store already, as of one that was interrupted."""
+    for file in (config.run_folder / "results").glob("*.json"):
+        if file.stem.isdigit() and int(file.stem) not in held_claims:
+            file.unlink(missing_ok=True)
 
 
 def _sort(

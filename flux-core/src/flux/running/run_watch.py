@@ -9,7 +9,7 @@ from typing import Any
 from flux.loop import Loop
 from flux.running.writer import Writer, show
 from flux.store import runs
-from flux.store.advance import time_out
+from flux.store.advance import Outcomes, time_out
 from flux.store.runs import DagRun
 from flux.store.structures import StructureCache
 from flux.times import Clock
@@ -84,8 +84,11 @@ class RunWatch:
             self._time(run_row, deadline_at)
             return
 
-        def done(claims: Sequence[int]) -> None:
+        def done(result: tuple[Sequence[int], Outcomes]) -> None:
+            claims, outcomes = result
             self._timed.discard(run_row)
+            self.started(outcomes.runs_started)
+            self.ended(outcomes.runs_ended)
             self._give_up(claims)
 
         def failed(error: Exception) -> None:

@@ -44,7 +44,6 @@ def enter(parent: int, home: str) -> None:
     os.close(null)
     for signum in _RESET:
         signal.signal(signum, signal.SIG_DFL)
-    carry(0)
     try:
         os.chdir(home)
         with open("/proc/self/oom_score_adj", "w") as file:

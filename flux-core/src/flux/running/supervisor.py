@@ -19,11 +19,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from flux.app import Flux
-from flux.builtin import plugin_host
 from flux.config import Config
-from flux.executor import BaseExecutor
 from flux.loop import Loop
-from flux.running import recovery
+from flux.running import actions, recovery
 from flux.running.deferred import Deferred
 from flux.running.folder import Folder
 from flux.running.launcher_client import LauncherClient
@@ -73,7 +71,7 @@ class Supervisor:
         self._on_ready = on_ready
         self._clock = SystemClock()
         self._structures = StructureCache()
-        self._executor: BaseExecutor = plugin_host().executor(config.executor)(config.parallelism)
+        self._executor = actions.executor_of(config)
         self._host = socket.gethostname()
         #: What the launcher said when the connection was made; None: there is no connection.
         self._launcher_state: Mapping[str, Any] | None = None
@@ -82,6 +80,8 @@ class Supervisor:
         self._started_at = utc_now()
         #: Claims that are open and wait for their version to be loadable.
         self._unbegun: set[int] = set()
+        #: Those of them whose run has taken too long meanwhile.
+        self._given_up: set[int] = set()
         #: Claims whose interruption is to be committed before anything is signalled.
         self._interrupting: set[int] | None = None
         self._stop_order: Mapping[str, Any] = {}
@@ -297,6 +297,9 @@ class Supervisor:
             self._attempts.begin(item, version, self._host)
         else:
             self._deferred.add(item, version, self._host)
+        if item.claim in self._given_up:
+            self._given_up.discard(item.claim)
+            self._give_up([item.claim])
 
     def _wake_later(self, retrying: Sequence[tuple[int, datetime]]) -> None:
         for row, at in retrying:
@@ -304,7 +307,8 @@ class Supervisor:
             self._loop.call_later(max(seconds, 0.0), functools.partial(self._writer.wake, row))
 
     def _give_up(self, claims: Sequence[int]) -> None:
-        """Kill what runs of a run that has taken too long."""
+        """Kill what runs of a run that has taken too long, and what is about to."""
+        self._given_up.update(self._unbegun.intersection(claims))
         for claim in claims:
             self._attempts.kill(claim, Outcome.KILLED)
             self._deferred.give_up(claim, "its run took longer than dagrun_timeout")

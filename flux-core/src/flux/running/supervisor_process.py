@@ -128,7 +128,8 @@ def _open_store(loop: Loop, begin: Callable[[Flux, int | None], object], refuse:
             config = load(os.environ)
             lock = lock_database(config)
             try:
-                flux = Flux.open(config, create=True)
+                # A writer that waits longer than this would be taken for stuck; it asks again instead.
+                flux = Flux.open(config, create=True, busy_seconds=config.stuck_seconds / 2)
             except BaseException:
                 if lock is not None:
                     os.close(lock)

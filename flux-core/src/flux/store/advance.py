@@ -273,7 +273,7 @@ class Advance:
         self._resolve([_Ended(row, TRANSITIONS[event].target) for row in rows])
 
     def judge_again(self, dag_run_row: int, indices: Sequence[int]) -> None:
-        """Let waiting task instances of a run take their verdict by the counters they have now, and close it if done."""
+        """Let waiting task instances of a run take their verdict by the counters there are, and close it if done."""
         ready: list[Row] = []
         ended: list[_Ended] = []
         self._judge(dag_run_row, list(indices), ready, ended)
@@ -471,6 +471,7 @@ class Advance:
     def _start_queued(self, dag_row: int) -> None:
         started = runs.start_queued(self._connection, dag_row, self._scope.structures, self._now)
         self.outcomes.runs_started += started
+        self.outcomes.runs_ended += [run for run in started if run.state.is_terminal]  # those without any task instance
         self._is_unasked = self._is_unasked or bool(started)
         self._look_for_slotless = self._look_for_slotless or bool(started)
 
@@ -582,22 +583,24 @@ class Advance:
         self._note_ready(rows)
 
 
-def time_out(connection: sa.Connection, structures: Structures, dag_run_row: int, now: datetime) -> list[int]:
+def time_out(
+    connection: sa.Connection, structures: Structures, dag_run_row: int, now: datetime
+) -> tuple[list[int], Outcomes]:
     """Fail a run whose dagrun_timeout has passed: what has not begun is skipped.
 
-    Returns the claims of its open attempts, which are to be killed; the run closes when they are gone. Does nothing to
-    a run that is over.
+    Returns the claims of its open attempts, which are to be killed, the run closes when they are gone; and what else
+    came of it. Does nothing to a run that is over.
     """
     reason = "dagrun_timeout has passed"
     marked = connection.execute(_STOP_RUN, {"b_id": dag_run_row, "b_reason": reason, "b_now": now})
-    if marked.rowcount != 1:
-        return []
     advance = Advance(connection, structures, now)
+    if marked.rowcount != 1:
+        return [], advance.outcomes
     open_rows = connection.execute(_OPEN_OF_RUN, {"run": dag_run_row}).all()
     held = [row.claim for row in open_rows if row.claim is not None]
     advance.mark([row.id for row in open_rows if row.claim is None], Event.MARK_SKIPPED, reason)
     advance.write()
-    return held
+    return held, advance.outcomes
 
 
 def release(connection: sa.Connection, keys: Iterable[str], now: datetime) -> None:
@@ -614,7 +617,7 @@ def log_path(run: DagRun, task_id: str, map_index: int, attempt: int) -> str:
 
 
 def _count(changes: dict[int, list[int]], task: TaskStructure, item: _Ended) -> None:
-    """Add to `changes` (index -> ok, bad, skipped, gates ended, gates that closed it) what one ended task does below."""
+    """Add to `changes` (index -> ok, bad, skipped, gates ended, gates that closed it) what one end does below."""
     column = {State.SUCCESS: 0, State.FAILED: 1, State.UPSTREAM_FAILED: 1, State.SKIPPED: 2}[item.state]
     for index in task.downstream:
         changes.setdefault(index, [0, 0, 0, 0, 0])[column] += 1

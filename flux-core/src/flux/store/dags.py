@@ -295,6 +295,8 @@ def _register_dag(
     changed = _set_limits(connection, before.id, structure)
     if not is_new and after.max_active_tasks != before.max_active_tasks:
         changed.insert(0, f"dag:{before.id}")
+    if not is_new and after.max_active_runs > before.max_active_runs:
+        changed.insert(0, f"runs:{before.id}")
     return Registered(after, version_id, version_id != before.dag_version_id, is_new, tuple(changed))
 
 

@@ -48,6 +48,13 @@ _POOLS = sa.select(
     _pool.c.description,
 ).order_by(_pool.c.name)
 _MADE = _POOLS.where(_pool.c.slots.is_not(None))
+_TOO_SMALL = (
+    sa.select(_pool.c.name, _pool.c.slots, sa.func.max(schema.task_instance.c.pool_slots))
+    .join_from(_pool, schema.task_instance, schema.task_instance.c.pool_id == _pool.c.id)
+    .where(schema.task_instance.c.state == State.READY, schema.task_instance.c.pool_slots > _pool.c.slots)
+    .group_by(_pool.c.name, _pool.c.slots)
+    .order_by(_pool.c.name)
+)
 _MISSING = _POOLS.where(_pool.c.slots.is_(None))
 _BY_NAME = _MADE.where(_pool.c.name == bindparam("name"))
 _IDS = sa.select(_pool.c.name, _pool.c.id).where(_pool.c.name.in_(bindparam("names", expanding=True)))
@@ -70,6 +77,11 @@ def every(connection: sa.Connection) -> list[Pool]:
 def missing(connection: sa.Connection) -> list[Pool]:
     """Return the pools that tasks name and nobody made, by name."""
     return [Pool(*row) for row in connection.execute(_MISSING)]
+
+
+def too_small(connection: sa.Connection) -> list[tuple[str, int, int]]:
+    """Return (name, slots, slots asked) of the pools in which a ready task instance can never find room, by name."""
+    return [(name, slots, asked) for name, slots, asked in connection.execute(_TOO_SMALL)]
 
 
 def by_name(connection: sa.Connection, name: str) -> Pool:

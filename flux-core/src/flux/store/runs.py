@@ -262,7 +262,7 @@ def start_queued(
         if run is None or (only is not None and run.id != only):
             return started
         _start(connection, run, structures(run.dag_version_id), now)
-        started.append(run)
+        started += by_rows(connection, [run.id])
 
 
 def _start(connection: sa.Connection, run: DagRun, structure: DagStructure, now: datetime) -> None:

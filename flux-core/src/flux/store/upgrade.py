@@ -26,9 +26,9 @@ from flux.structure import DagStructure, TaskStructure
 #: Added to every index while the rows are renumbered, so that none meets another's.
 _ASIDE = 1_000_000
 
-_ROWS = sa.select(
-    task_instance.c.id, task_instance.c.task_id, task_instance.c.map_index, task_instance.c.state
-).where(task_instance.c.dag_run_id == bindparam("run"))
+_ROWS = sa.select(task_instance.c.id, task_instance.c.task_id, task_instance.c.map_index, task_instance.c.state).where(
+    task_instance.c.dag_run_id == bindparam("run")
+)
 _SET_ASIDE = (
     sa.update(task_instance)
     .where(task_instance.c.dag_run_id == bindparam("b_run"))
