@@ -97,7 +97,7 @@ def test_a_failure_ends_everything_below_in_the_same_transaction(engine: Engine)
         "last": State.STARTED,
     }  # fmt: skip
     assert outcomes.ended == 4
-    assert engine.rows(run)["b"].reason == "trigger rule all_success cannot hold"
+    assert engine.rows(run)["b"].reason == "task 'a' failed: trigger rule all_success cannot hold"
     engine.end("last")
     assert engine.run_row(run).state == RunState.SUCCESS
 

@@ -30,14 +30,14 @@ from sqlalchemy import bindparam
 from flux import graph, retries
 from flux.dependencies import unmet
 from flux.states import TERMINAL, TRANSITIONS, Event, Outcome, RunState, State
-from flux.store import runs, transitions
+from flux.store import resolving, runs, transitions
 from flux.store.limits import key_text, parse_key
+from flux.store.resolving import Ended
 from flux.store.runs import DagRun, Structures
 from flux.store.schema import dag_run, rendered_fields, task_instance, task_result
-from flux.store.scope import NEIGHBOURS, ROWS, Row, Scope, chunks
+from flux.store.scope import ROWS, Row, Scope
 from flux.store.structures import StructureCache
 from flux.structure import TaskStructure
-from flux.trigger_rules import Verdict, verdict
 
 #: A task instance that was lost this many times in a row fails, so that it cannot walk through a whole fleet.
 MAX_LOSSES = 3
@@ -123,7 +123,6 @@ _HELD_BY_CLAIM = ROWS.where(task_instance.c.claim.in_(bindparam("claims", expand
 _BY_ID = ROWS.where(task_instance.c.id.in_(bindparam("ids", expanding=True)))
 _LOCK_BY_ID = _BY_ID.with_for_update(key_share=True)
 _DUE = _BY_ID.where(task_instance.c.state == State.RETRYING)
-_WAITING = NEIGHBOURS.where(task_instance.c.state == State.WAITING)
 _UNASKED = (
     ROWS.where(
         task_instance.c.state == State.READY,
@@ -142,20 +141,6 @@ _BLOCKED_THAT_FIT = (
 _BLOCKED_BEST = _BLOCKED.order_by(task_instance.c.priority_weight.desc(), task_instance.c.id).limit(bindparam("most"))
 _BLOCKED_ON_ANY = ROWS.where(
     task_instance.c.blocked_on.in_(bindparam("keys", expanding=True)), task_instance.c.state == State.READY
-)
-_COUNT_UPSTREAM = (
-    sa.update(task_instance)
-    .where(
-        task_instance.c.dag_run_id == bindparam("b_run"),
-        task_instance.c.task_index.in_(bindparam("b_indices", expanding=True)),
-    )
-    .values(
-        upstream_ok=task_instance.c.upstream_ok + bindparam("b_ok"),
-        upstream_bad=task_instance.c.upstream_bad + bindparam("b_bad"),
-        upstream_skipped=task_instance.c.upstream_skipped + bindparam("b_skipped"),
-        gates_open=task_instance.c.gates_open - bindparam("b_opened"),
-        gates_closed=task_instance.c.gates_closed + bindparam("b_closed"),
-    )
 )
 _COUNT_OPEN = (
     sa.update(dag_run)
@@ -180,16 +165,6 @@ _OPEN_OF_RUN = sa.select(task_instance.c.id, task_instance.c.claim).where(
 _STATES = sa.select(task_instance.c.task_index, task_instance.c.state).where(
     task_instance.c.dag_run_id == bindparam("run"), task_instance.c.state != State.REMOVED
 )
-
-
-@dataclass(frozen=True, slots=True)
-class _Ended:
-    """A task instance that became terminal in this transaction."""
-
-    row: Row
-    state: State
-    #: Of a gate: the indices it closes.
-    closes: tuple[int, ...] = ()
 
 
 class Advance:
@@ -227,7 +202,7 @@ class Advance:
         self._scope.load_limits(row for row in rows if row.holds)
         moves: dict[Event, list[dict[str, Any]]] = {}
         closings = []
-        terminal: list[_Ended] = []
+        terminal: list[Ended] = []
         again: list[Row] = []
         for row in rows:
             end = by_claim[row.claim or 0]
@@ -240,7 +215,7 @@ class Advance:
             elif event is Event.REQUEUE:
                 again.append(row)
             else:
-                terminal.append(_Ended(row, TRANSITIONS[event].target, closes))
+                terminal.append(Ended(row, TRANSITIONS[event].target, closes))
             self._give_back(row)
         for event, values in moves.items():
             transitions.end_attempts(self._connection, event, values)
@@ -270,15 +245,12 @@ class Advance:
         self._scope.load_limits(promised)
         for row in promised:
             self._pass_on(row)
-        self._resolve([_Ended(row, TRANSITIONS[event].target) for row in rows])
+        self._resolve([Ended(row, TRANSITIONS[event].target) for row in rows])
 
     def judge_again(self, dag_run_row: int, indices: Sequence[int]) -> None:
         """Let waiting task instances of a run take their verdict by the counters there are, and close it if done."""
-        ready: list[Row] = []
-        ended: list[_Ended] = []
-        self._judge(dag_run_row, list(indices), ready, ended)
-        transitions.make_ready(self._connection, Event.READY, [row.id for row in ready], self._now)
-        self._note_ready(ready)
+        ready, ended = resolving.judge(self._scope, dag_run_row, indices)
+        self._make_ready(ready)
         self._resolve(ended)
         self._scope.load_runs([dag_run_row])
         self._ended_in.setdefault(dag_run_row, 0)
@@ -381,72 +353,20 @@ class Advance:
 
     # --- resolving -------------------------------------------------------------------------------------------------
 
-    def _resolve(self, ended: list[_Ended]) -> None:
+    def _resolve(self, ended: Sequence[Ended]) -> None:
         """Let what lies below ended task instances take its verdict, level by level."""
         while ended:
-            counts: dict[int, dict[int, list[int]]] = {}
             for item in ended:
                 run = item.row.dag_run_id
                 self._ended_in[run] = self._ended_in.get(run, 0) + 1
                 self.outcomes.ended += 1
                 self._released.add(f"past:{item.row.id}")
-                _count(counts.setdefault(run, {}), self._scope.task(item.row), item)
-            ready: list[Row] = []
-            ended = []
-            for run, changes in counts.items():
-                if changes:
-                    self._count_upstream(run, changes)
-                    self._judge(run, list(changes), ready, ended)
-            transitions.make_ready(self._connection, Event.READY, [row.id for row in ready], self._now)
-            self._note_ready(ready)
+            ready, ended = resolving.level(self._scope, ended)
+            self._make_ready(ready)
 
-    def _count_upstream(self, run: int, changes: dict[int, list[int]]) -> None:
-        """Add the increments to the counters: one statement for all rows that get the same."""
-        alike: dict[tuple[int, ...], list[int]] = {}
-        for index, numbers in changes.items():
-            alike.setdefault(tuple(numbers), []).append(index)
-        for (ok, bad, skipped, opened, closed), indices in alike.items():
-            for chunk in chunks(sorted(indices)):
-                self._connection.execute(
-                    _COUNT_UPSTREAM,
-                    {
-                        "b_run": run, "b_indices": chunk, "b_ok": ok, "b_bad": bad, "b_skipped": skipped,
-                        "b_opened": opened, "b_closed": closed,
-                    },
-                )  # fmt: skip
-
-    def _judge(self, run: int, indices: list[int], ready: list[Row], ended: list[_Ended]) -> None:
-        skipped: dict[int, str] = {}
-        failed: dict[int, str] = {}
-        for chunk in chunks(sorted(indices)):
-            for row in self._scope.rows(_WAITING, run=run, indices=chunk):
-                match self._verdict(row):
-                    case Verdict.RUN:
-                        ready.append(row)
-                    case Verdict.SKIP:
-                        by_gate = row.gates_open == 0 and row.gates_closed > 0
-                        skipped[row.id] = (
-                            "closed by a branch or short-circuit" if by_gate else _rule_text(self._scope.task(row))
-                        )
-                        ended.append(_Ended(row, State.SKIPPED))
-                    case Verdict.FAIL:
-                        failed[row.id] = _rule_text(self._scope.task(row))
-                        ended.append(_Ended(row, State.UPSTREAM_FAILED))
-                    case Verdict.WAIT:
-                        pass
-        transitions.apply_rule(self._connection, Event.RULE_SKIP, skipped, self._now)
-        transitions.apply_rule(self._connection, Event.RULE_FAIL, failed, self._now)
-
-    def _verdict(self, row: Row) -> Verdict:
-        return verdict(
-            self._scope.task(row).trigger_rule,
-            total=row.upstream_total,
-            ok=row.upstream_ok,
-            bad=row.upstream_bad,
-            skipped=row.upstream_skipped,
-            gates_open=row.gates_open,
-            gates_closed=row.gates_closed,
-        )
+    def _make_ready(self, rows: Sequence[Row]) -> None:
+        transitions.make_ready(self._connection, Event.READY, [row.id for row in rows], self._now)
+        self._note_ready(rows)
 
     def _close_runs(self) -> None:
         """Close the runs that have no open task instance left, and start what max_active_runs held back."""
@@ -616,23 +536,13 @@ def log_path(run: DagRun, task_id: str, map_index: int, attempt: int) -> str:
     return f"{run.dag_id}/{run.run_id}/{task_id}/{mapped}/{attempt}.log"
 
 
-def _count(changes: dict[int, list[int]], task: TaskStructure, item: _Ended) -> None:
-    """Add to `changes` (index -> ok, bad, skipped, gates ended, gates that closed it) what one end does below."""
-    column = {State.SUCCESS: 0, State.FAILED: 1, State.UPSTREAM_FAILED: 1, State.SKIPPED: 2}[item.state]
-    for index in task.downstream:
-        changes.setdefault(index, [0, 0, 0, 0, 0])[column] += 1
-    closes = frozenset(item.closes)
-    for index in task.gates:
-        numbers = changes.setdefault(index, [0, 0, 0, 0, 0])
-        numbers[3] += 1
-        numbers[4] += index in closes
-
-
 def _end_values(row: Row, end: End, event: Event, wake_at: datetime | None, closes: tuple[int, ...]) -> dict[str, Any]:
     values: dict[str, Any] = {"b_claim": end.claim, "b_ended_at": end.ended_at}
     if event is Event.REQUEUE:
         return values
-    values |= {"b_reason": end.reason, "b_losses": row.losses + 1 if end.outcome is Outcome.LOST else 0}
+    losses = row.losses + 1 if end.outcome is Outcome.LOST else 0
+    reason = end.reason if losses < MAX_LOSSES else f"lost {losses} times in a row, and so given up; {end.reason}"
+    values |= {"b_reason": reason, "b_losses": losses}
     if event is Event.RETRY:
         values["b_wake_at"] = wake_at
     if event is Event.SUCCEED:
@@ -646,7 +556,3 @@ def _attempt_values(end: End) -> dict[str, Any]:
         "b_reason": end.reason, "b_pid": end.pid, "b_exit_status": end.exit_status, "b_signal": end.signal,
         "b_max_rss_bytes": end.max_rss_bytes,
     }  # fmt: skip
-
-
-def _rule_text(task: TaskStructure) -> str:
-    return f"trigger rule {task.trigger_rule} cannot hold"

@@ -10,11 +10,12 @@ from sqlalchemy import bindparam
 
 from flux.dependencies import Reason, unmet
 from flux.states import RunState, State
+from flux.store.resolving import verdict_of
 from flux.store.runs import DagRun, Structures
 from flux.store.schema import dag, dag_file, task_instance
 from flux.store.scope import NEIGHBOURS, ROWS, Row, Scope, chunks
 from flux.times import iso
-from flux.trigger_rules import Verdict, verdict
+from flux.trigger_rules import Verdict
 
 _BY_ID = ROWS.where(task_instance.c.id == bindparam("id"))
 _MOMENTS = sa.select(task_instance.c.wake_at, task_instance.c.deadline_at).where(task_instance.c.id == bindparam("id"))
@@ -85,15 +86,7 @@ def _waiting(scope: Scope, row: Row) -> list[Reason]:
         if not State(other.state).is_terminal
     ]
     if not unfinished:
-        decided = verdict(
-            task.trigger_rule,
-            total=row.upstream_total,
-            ok=row.upstream_ok,
-            bad=row.upstream_bad,
-            skipped=row.upstream_skipped,
-            gates_open=row.gates_open,
-            gates_closed=row.gates_closed,
-        )
+        decided = verdict_of(row, task)
         late = "" if decided is Verdict.WAIT else " The sweep will mend it within 30 seconds."
         return [Reason("trigger_rule", f"Its trigger rule {task.trigger_rule} has not decided.{late}", row.task_id)]
     found = [
