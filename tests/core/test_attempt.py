@@ -365,7 +365,8 @@ def test_fields_that_nothing_was_rendered_in_are_told_at_the_end_and_need_no_fil
     task = steps(text="as it is")
     spec = spec_of(task, tmp_path, rendered_file=str(tmp_path / "rendered.json"))
     end = execute(task, spec, MemoryWorld())
-    assert end.rendered is not None and end.rendered["text"] == "as it is"
+    assert end.rendered is not None
+    assert end.rendered["text"] == "as it is"
     assert not (tmp_path / "rendered.json").exists()
 
 

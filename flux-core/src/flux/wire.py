@@ -26,7 +26,7 @@ from flux.loop import Loop
 Message = dict[str, Any]
 
 _LONGEST_ADDRESS = 107
-_CHUNK = 1 << 18
+_CHUNK = 1 << 16
 
 
 class Wire:

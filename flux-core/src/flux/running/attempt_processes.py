@@ -30,6 +30,8 @@ LINGER = 0.5
 LEFTOVER_GRACE = 2.0
 #: Between two rounds of SIGKILL.
 _AGAIN = 0.1
+#: Begins the reason of a kill that the launcher decided because the attempt itself has failed.
+FAILED = "failed: "
 #: How often logs are measured; of one that is too long, this much of its beginning is kept.
 _MEASURE_SECONDS = 1.0
 _HEAD_BYTES = 20 * 1024 * 1024
@@ -185,6 +187,7 @@ class AttemptProcesses:
             self._measure = None
         ended = attempt.exit
         assert ended is not None
+        bound_log(attempt.spec.log, attempt.spec.log_max_bytes)
         _write_footer(attempt, ended)
         faults.point("before_exit_message")
         self._report(
@@ -206,7 +209,7 @@ class AttemptProcesses:
         for attempt in list(self._by_pid.values()):
             if attempt.killed is None and not bound_log(attempt.spec.log, attempt.spec.log_max_bytes):
                 limit = attempt.spec.log_max_bytes
-                reason = f"its log is longer than {limit} bytes, and this file system cannot free the middle of a file"
+                reason = f"{FAILED}its log is over {limit} bytes, and this file system cannot free the middle of a file"
                 self.kill(attempt.spec.claim, attempt.spec.kill_grace, reason)
 
 

@@ -36,10 +36,10 @@ from flux.wire import Message, Wire
 #: The launcher asks an import that takes too long where it is; the answer goes to stderr.
 WHERE_SIGNAL = signal.SIGRTMIN + 3
 
-#: A standby is made this long after the start of an attempt or after an end, when messages about them are on their
-#: way; and ended this long after the last start.
-_STANDBY_AFTER_START = 0.01
+#: A standby is made as soon as the start of an attempt is told: while that runs there is time. If no processor was free
+#: for it then, it is made this long after an end, when the message about that is on its way.
 _STANDBY_AFTER_END = 0.001
+#: It is ended this long after the last start.
 _STANDBY_SECONDS = 2.0
 
 
@@ -264,7 +264,7 @@ class DagHost:
         """Start the process of an attempt, the standby or a new one, and return its pid."""
         standby, self._standby = self._standby, None
         self._started_at = time.monotonic()
-        self._plan_standby(_STANDBY_AFTER_START)
+        self._plan_standby(0.0)
         if standby is not None:
             if standby.give(message, log):
                 self._standbys.discard(standby.pid)

@@ -31,6 +31,8 @@ _OUTPUT_BYTES = 16384
 _OUTPUT_LINES = 20
 #: What an import that takes too long gets to say where it is.
 _WHERE_SECONDS = 0.3
+#: A host that only read its file ends after so many seconds: hundreds of files are read at a start.
+_READ_IDLE_SECONDS = 5.0
 #: A host whose sensors were poked lately is not idle.
 _POKED_SECONDS = 7200.0
 
@@ -73,6 +75,8 @@ class Host:
     fresh: frozenset[str] = frozenset()
     used_at: float = field(default_factory=time.monotonic)
     poked_at: float | None = None
+    #: It was given an order beyond its reading.
+    has_worked: bool = False
 
     is_ending: bool = False
 
@@ -268,11 +272,13 @@ class Hosts:
             host.wire.send({"op": "stop"})
 
     def end_idle(self) -> None:
-        """End the hosts that were not used for their time."""
+        """End the hosts that were not used for their time, which is short for those that only read."""
         now = time.monotonic()
+        longest = self._settings.dag_host_idle_seconds
         for host in self:
             poked = host.poked_at is not None and now - host.poked_at < _POKED_SECONDS
-            if not host.is_busy and not poked and now - host.used_at > self._settings.dag_host_idle_seconds:
+            idle = longest if host.has_worked else min(longest, _READ_IDLE_SECONDS)
+            if not host.is_busy and not poked and now - host.used_at > idle:
                 self.end(host)
 
     def limit(self) -> None:

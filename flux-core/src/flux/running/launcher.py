@@ -287,6 +287,7 @@ class Launcher:
 
     def _give(self, host: Host, order: Message) -> None:
         host.used_at = time.monotonic()
+        host.has_worked = True
         if host.is_importing:
             host.waiting.append(order)
         else:

@@ -21,7 +21,7 @@ from flux.attempt import AttemptEnd, AttemptSpec
 from flux.config import Config
 from flux.executor import Assignment, BaseExecutor
 from flux.loop import Loop, Timer
-from flux.running import faults
+from flux.running import attempt_processes, faults
 from flux.states import Outcome
 from flux.store.advance import Claimed, End, log_path
 from flux.times import Clock, from_iso, iso
@@ -341,6 +341,8 @@ def explain_exit(message: Mapping[str, Any], limit: float | None) -> tuple[Outco
         return Outcome.TIMED_OUT, f"timed out: execution_timeout is {limit:g} s", True
     if killed == Outcome.KILLED:
         return Outcome.KILLED, "killed", False
+    if killed and killed.startswith(attempt_processes.FAILED):
+        return Outcome.FAILED, killed.removeprefix(attempt_processes.FAILED), False
     if killed:
         return Outcome.INTERRUPTED, str(killed), False
     if message.get("lost"):
