@@ -127,6 +127,7 @@ def test_why_gives_the_reasons_in_order_and_nothing_changes(mine: Cli) -> None:
     assert [(reason["code"], reason["object"]) for reason in answer["reasons"]] == [
         ("upstream", "extract"),
         ("pool", "warehouse"),
+        ("no_system", str(mine.home)),
     ]
     assert all(set(reason) == {"code", "message", "object"} for reason in answer["reasons"])
     assert "flux pool set warehouse" in mine.ok("why", "sales", "mine", "load").out

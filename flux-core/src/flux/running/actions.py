@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,7 +19,7 @@ from flux.dependencies import Reason
 from flux.errors import BadDate, NotFound, Refused
 from flux.running.scheduler import bound_schedule
 from flux.schedule import BoundSchedule, DataInterval
-from flux.states import RunKind
+from flux.states import RunKind, RunState, State
 from flux.store import advance, audit, dags, naming, pools, reasons, runs, upgrade, variables
 from flux.store.dags import Dag
 from flux.store.runs import DagRun
@@ -40,6 +40,8 @@ ANSWER_SECONDS = 2.0
 #: The same for reading the DAGs folder, which takes as long as the slowest changed file.
 SYNC_SECONDS = 60.0
 POLL_SECONDS = 0.2
+#: States that only a running system ends.
+_WAITING = frozenset({RunState.QUEUED, State.WAITING, State.READY, State.RETRYING, State.DEFERRED})
 
 _Answer = TypeVar("_Answer")
 
@@ -321,7 +323,12 @@ def why(flux: Flux, dag_id: str, name: str, task_id: str, *, map_index: int | No
         parallelism = executor_of(flux.config).parallelism
         return Answer(state, reasons.reasons(connection, row, structures, utc_now(), parallelism=parallelism))
 
-    return flux.store.read(read)
+    answer = flux.store.read(read)
+    if answer.state in _WAITING and not is_running(flux):
+        home = str(flux.config.home)
+        stopped = Reason("no_system", f"No system runs on {home}: nothing starts. Run `flux up`.", home)
+        return replace(answer, reasons=[*answer.reasons, stopped])
+    return answer
 
 
 # --- pools and variables ---------------------------------------------------------------------------------------------

@@ -357,23 +357,21 @@ def explain_exit(message: Mapping[str, Any], limit: float | None) -> tuple[Outco
     return Outcome.FAILED, f"process ended without a result (exit status {status})", True
 
 
-def _facts(log: str, pid: int | None, message: Mapping[str, Any]) -> dict[str, Any]:
-    """What the launcher saw of an attempt's process, as fields of `End`."""
+def _facts(log: str, pid: int | None, message: Mapping[str, Any], rendered: str | None = None) -> dict[str, Any]:
+    """What the launcher saw of an attempt's process, and its rendered fields, as fields of `End`."""
     return {
         "pid": pid,
         "exit_status": message.get("exit_status"),
         "signal": message.get("signal"),
         "max_rss_bytes": message.get("max_rss_bytes"),
-        "rendered": read_text(rendered_file(Path(log))),
+        "rendered": rendered or read_text(rendered_file(Path(log))),
     }
 
 
 def _end_told(claimed: Claimed, log: str, told: AttemptEnd, pid: int | None, message: Mapping[str, Any]) -> End:
     """The end that the attempt's own result file tells."""
     folder = Path(log_path(claimed.run, claimed.task.task_id, claimed.map_index, claimed.attempt)).parent
-    facts = _facts(log, pid, message)
-    if told.rendered is not None:
-        facts["rendered"] = json.dumps(told.rendered)
+    rendered = None if told.rendered is None else json.dumps(told.rendered)
     return End(
         claimed.claim,
         Outcome(told.outcome),
@@ -384,7 +382,7 @@ def _end_told(claimed: Claimed, log: str, told: AttemptEnd, pid: int | None, mes
         results=told.results,
         result_files={key: str(folder / name) for key, name in told.result_files.items()},
         chosen=told.chosen,
-        **facts,
+        **_facts(log, pid, message, rendered),
     )
 
 

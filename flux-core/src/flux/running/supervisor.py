@@ -251,8 +251,9 @@ class Supervisor:
 
     def _advanced(self, outcomes: Outcomes, ends: Sequence[End]) -> None:
         """Act upon a committed transaction."""
-        self._attempts.committed(ends)
+        # What may run now goes first: the rest can wait until it is on its way.
         self._open(outcomes.claimed)
+        self._attempts.committed(ends)
         for claim in outcomes.fenced:
             if self._interrupting is None:
                 print(f"supervisor: claim {claim} ended, but nobody holds it any more", file=sys.stderr, flush=True)
