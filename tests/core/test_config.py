@@ -15,7 +15,7 @@ from flux.errors import ConfigError
 READ: list[tuple[str, str, Any]] = [
     ("executor", "sequential", "sequential"),
     ("durability", "fast", "fast"),
-    ("heartbeat_seconds", "0.5", 0.5),
+    ("adopt_timeout_seconds", "0.5", 0.5),
     ("parallelism", " 3 ", 3),
     ("log_max_bytes", "1000", 1000),
     ("log_max_bytes", "200 MB", 200_000_000),
@@ -28,9 +28,9 @@ READ: list[tuple[str, str, Any]] = [
 ]
 REFUSED = [
     ("durability", "medium", "full, fast"),
-    ("heartbeat_seconds", "five", "number of seconds"),
-    ("heartbeat_seconds", "nan", "number of seconds"),
-    ("heartbeat_seconds", "-1", "number of seconds"),
+    ("adopt_timeout_seconds", "five", "number of seconds"),
+    ("adopt_timeout_seconds", "nan", "number of seconds"),
+    ("adopt_timeout_seconds", "-1", "number of seconds"),
     ("parallelism", "0", "whole number"),
     ("parallelism", "1.5", "whole number"),
     ("parallelism", "³", "whole number"),
@@ -61,12 +61,12 @@ def test_the_home_is_the_argument_then_the_environment_then_the_users(tmp_path: 
 
 
 def test_the_environment_is_stronger_than_the_file_and_that_than_the_default(tmp_path: Path) -> None:
-    (tmp_path / "flux.toml").write_text('stuck_seconds = 3\nheartbeat_seconds = 4\nplugins = ["x"]\n')
-    found = config.load({"FLUX_HEARTBEAT_SECONDS": "5", "FLUX_STUCK_SECONDS": ""}, home=tmp_path)
-    assert (found.stuck_seconds, found.heartbeat_seconds, found.scan_seconds) == (3.0, 5.0, 5.0)
+    (tmp_path / "flux.toml").write_text('stuck_seconds = 3\nadopt_timeout_seconds = 4\nplugins = ["x"]\n')
+    found = config.load({"FLUX_ADOPT_TIMEOUT_SECONDS": "5", "FLUX_STUCK_SECONDS": ""}, home=tmp_path)
+    assert (found.stuck_seconds, found.adopt_timeout_seconds, found.scan_seconds) == (3.0, 5.0, 30.0)
     assert found.plugins == ("x",)
     assert found.sources["stuck_seconds"] == str(tmp_path / "flux.toml")
-    assert found.sources["heartbeat_seconds"] == "FLUX_HEARTBEAT_SECONDS"
+    assert found.sources["adopt_timeout_seconds"] == "FLUX_ADOPT_TIMEOUT_SECONDS"
     assert found.sources["scan_seconds"] == "default"
 
 
@@ -87,7 +87,7 @@ def test_a_bad_value_is_refused_with_its_source_and_the_way_out(
 
 
 @pytest.mark.parametrize(
-    "line", ["executor = 3", "parallelism = true", "heartbeat_seconds = true", "plugins = [1]", "plugins = 1"]
+    "line", ["executor = 3", "parallelism = true", "adopt_timeout_seconds = true", "plugins = [1]", "plugins = 1"]
 )
 def test_a_value_of_another_kind_in_the_file_is_refused(tmp_path: Path, line: str) -> None:
     (tmp_path / "flux.toml").write_text(line)

@@ -77,10 +77,9 @@ class Config:
     ]
     min_free_bytes: Annotated[int, _Row("bytes", 200_000_000, "Free disk space below which nothing new starts.")]
     import_timeout_seconds: Annotated[float, _Row("seconds", 30.0, "Time a DAG file may take to be read.")]
-    scan_seconds: Annotated[float, _Row("seconds", 5.0, "Time between two safety scans of the DAGs folder.")]
+    scan_seconds: Annotated[float, _Row("seconds", 30.0, "Time between two safety scans of the DAGs folder.")]
     dag_hosts: Annotated[int, _Row("count", 32, "DAG hosts that are kept at once.")]
     dag_host_idle_seconds: Annotated[float, _Row("seconds", 300.0, "Time after which an unused DAG host ends.")]
-    heartbeat_seconds: Annotated[float, _Row("seconds", 1.0, "Time between two signs of life of a component.")]
     stuck_seconds: Annotated[float, _Row("seconds", 10.0, "Silence after which a component is restarted.")]
     adopt_timeout_seconds: Annotated[
         float, _Row("seconds", 60.0, "Time that tasks go on while no supervisor is there.")

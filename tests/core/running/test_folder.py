@@ -134,6 +134,26 @@ def test_a_new_file_is_noticed_without_a_scan(watched: Watched) -> None:
     assert watched.changes[-1] == ["sales"]
 
 
+def test_a_folder_behind_a_link_that_moves_on_is_seen_at_the_next_glance(tmp_path: Path) -> None:
+    watched = Watched(tmp_path / "home", scan_seconds="3600")
+    try:
+        watched.dag("sales.py")
+        first, second = tmp_path / "first", tmp_path / "second"
+        watched.root.rename(first)
+        watched.root.symlink_to(first)
+        watched.start()
+        watched.sync()
+        watched.folder.glance()
+        second.mkdir()
+        (second / "stock.py").write_text((first / "sales.py").read_text().replace("sales", "stock"))
+        watched.root.unlink()
+        watched.root.symlink_to(second)
+        watched.folder.glance()
+        watched.parts.until(lambda: watched.active() == ["stock"])
+    finally:
+        watched.parts.close()
+
+
 def test_a_file_in_a_new_folder_is_found(watched: Watched) -> None:
     watched.start()
     watched.sync()

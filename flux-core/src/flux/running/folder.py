@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from flux.app import Flux
     from flux.running.launcher_client import LauncherClient
 
+#: Before what the database refused is tried again.
+_AGAIN_SECONDS = 1.0
 #: Files read at the same time.
 _READERS = 2
 #: Changes that come together are looked at together.
@@ -119,6 +121,8 @@ class Folder:
         self._missed: set[str] = set()
         #: Files with names that are not UTF-8, as they are shown.
         self._misnamed: set[str] = set()
+        #: Device and inode of the folder itself.
+        self._root_inode: tuple[int, int] | None = None
         self._storing = 0
         self._numbers = 0
         self._syncs: list[Callable[[], object]] = []
@@ -160,7 +164,7 @@ class Folder:
 
     def _load_later(self, error: Exception) -> None:
         print(f"folder: {error}", file=sys.stderr, flush=True)
-        self._loop.call_later(self._config.scan_seconds, self.load)
+        self._loop.call_later(_AGAIN_SECONDS, self.load)
 
     def _loaded(self, files: Sequence[DagFile]) -> None:
         for file in files:
@@ -186,6 +190,19 @@ class Folder:
         if self._is_loaded:
             self._scan()
         self._loop.call_later(self._config.scan_seconds, self._scan_again)
+
+    def glance(self) -> None:
+        """Scan if the folder is another one than before: a symbolic link that was moved on tells nobody.
+
+        Cheap enough for every second.
+        """
+        try:
+            status = os.stat(self._root)
+        except OSError:
+            return
+        seen, self._root_inode = self._root_inode, (status.st_dev, status.st_ino)
+        if self._is_loaded and seen is not None and seen != self._root_inode:
+            self._scan()
 
     def _watch(self) -> None:
         """Have the kernel tell of changes in every folder below the root; new ones are added as they appear."""

@@ -13,7 +13,7 @@ from typing import Any
 from flux.loop import Callback, Loop
 
 #: Between two beats.
-SECONDS = 1.0
+SECONDS = 2.0
 
 
 class Heart:

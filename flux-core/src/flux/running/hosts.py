@@ -33,6 +33,8 @@ _OUTPUT_LINES = 20
 _WHERE_SECONDS = 0.3
 #: A host that only read its file ends after so many seconds: hundreds of files are read at a start.
 _READ_IDLE_SECONDS = 5.0
+#: And so many of them are kept until then.
+_MOST_READ = 8
 #: A host whose sensors were poked lately is not idle.
 _POKED_SECONDS = 7200.0
 
@@ -286,7 +288,9 @@ class Hosts:
         alive = [host for host in self if not host.is_ending]
         spare = [host for host in alive if not host.is_busy]
         spare.sort(key=lambda host: (host.poked_at is not None, host.used_at))
-        for host in spare[: max(0, len(alive) - self._settings.dag_hosts)]:
+        read = [host for host in spare if not host.has_worked]
+        too_many = max(0, len(alive) - self._settings.dag_hosts)
+        for host in {*spare[:too_many], *read[: max(0, len(read) - _MOST_READ)]}:
             self.end(host)
 
 

@@ -69,8 +69,8 @@ class Patience:
     #: What the supervisor gets to record the end of its tasks when everything else is killed at once.
     last_word: float = 1
     #: Between two looks at the beats; a look that comes later than `overslept` was held up.
-    look: float = 1
-    overslept: float = 3
+    look: float = 2
+    overslept: float = 4
 
 
 class _Job:

@@ -29,7 +29,7 @@ from flux.running.heart import Heart
 from flux.running.hosts import Host, Hosts, Settings, import_failure
 from flux.wire import Message, Wire
 
-_TICK_SECONDS = 1.0
+_TICK_SECONDS = 2.0
 _STRAY_GRACE = 2.0
 _STOP_GRACE = 4.0
 #: Python adapts a function's bytecode after some twenty calls; then a fork writes to fewer pages of its memory.

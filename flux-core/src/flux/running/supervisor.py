@@ -342,6 +342,7 @@ class Supervisor:
 
     def _tick(self) -> None:
         self._loop.call_later(_TICK_SECONDS, self._tick)
+        self._folder.glance()
         offset = self._offset()
         if abs(offset - self._wall_offset) > _CLOCK_SET_SECONDS:
             print(f"supervisor: the clock was set by {offset - self._wall_offset:.0f} s", file=sys.stderr, flush=True)

@@ -42,8 +42,10 @@ from flux.structure import TaskStructure
 #: A task instance that was lost this many times in a row fails, so that it cannot walk through a whole fleet.
 MAX_LOSSES = 3
 _BATCH = 64
+#: Asked at once when the batch before it was blocked in part.
+_MANY = 128
 #: Batches asked in one transaction; what is left is for the next, so that others get their turn.
-_MOST_BATCHES = 16
+_MOST_BATCHES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,7 @@ class Outcomes:
 _HELD_BY_CLAIM = ROWS.where(task_instance.c.claim.in_(bindparam("claims", expanding=True))).with_for_update()
 _BY_ID = ROWS.where(task_instance.c.id.in_(bindparam("ids", expanding=True)))
 _LOCK_BY_ID = _BY_ID.with_for_update(key_share=True)
-_DUE = _BY_ID.where(task_instance.c.state == State.RETRYING)
+_DUE = _BY_ID.where(transitions.state_is(State.RETRYING))
 _UNASKED = (
     ROWS.where(
         task_instance.c.state == State.READY,
@@ -140,7 +142,7 @@ _BLOCKED_THAT_FIT = (
 )
 _BLOCKED_BEST = _BLOCKED.order_by(task_instance.c.priority_weight.desc(), task_instance.c.id).limit(bindparam("most"))
 _BLOCKED_ON_ANY = ROWS.where(
-    task_instance.c.blocked_on.in_(bindparam("keys", expanding=True)), task_instance.c.state == State.READY
+    task_instance.c.blocked_on.in_(bindparam("keys", expanding=True)), transitions.state_is(State.READY)
 )
 _COUNT_OPEN = (
     sa.update(dag_run)
@@ -263,6 +265,7 @@ class Advance:
 
     def claim(self, room: int) -> None:
         """Open attempts for what may run: at most `room` that need a slot of the executor, all that need none."""
+        many = False
         for _ in range(_MOST_BATCHES):
             self._close_runs()
             self._promote()
@@ -271,11 +274,14 @@ class Advance:
             if self._look_for_slotless:
                 slotless = self._scope.rows(_UNASKED, needs_slot=False, most=_BATCH)
                 self._look_for_slotless = len(slotless) == _BATCH
-            most = min(room, _BATCH)
+            most = _MANY if many and room > 0 else min(room, _BATCH)
             if most > 0:
                 asked = self._scope.rows(_UNASKED, needs_slot=True, most=most)
             if slotless or asked:
-                room -= self._ask([*slotless, *asked])
+                taken = self._ask([*slotless, *asked], room)
+                room -= taken
+                # Where some were blocked, many may be: a large run whose pool is full.
+                many = room > 0 and taken < len(asked)
             is_drained = not self._look_for_slotless and (room <= 0 or len(asked) < most)
             if is_drained and not (self._released or self._ended_in or self._is_unasked):
                 return
@@ -414,22 +420,29 @@ class Advance:
         if any(not row.needs_slot for row in rows):
             self._look_for_slotless = True
 
-    def _ask(self, rows: Sequence[Row]) -> int:
-        """Open attempts for those of `rows` that may run, block the others; return how many took an executor slot."""
+    def _ask(self, rows: Sequence[Row], room: int) -> int:
+        """Open attempts for those of `rows` that may run, block the others; return how many took an executor slot.
+
+        Once `room` slots are taken, what else needs one is left unasked.
+        """
         self._scope.load_limits(rows)
         blocked: dict[int, str] = {}
-        taken = []
+        taken: list[Row] = []
+        slots = 0
         for row in rows:
+            if row.needs_slot and slots == room:
+                continue
             reason = next(unmet(self._scope.facts(row)), None)
             if reason is None:
                 self._take(row)
                 taken.append(row)
+                slots += row.needs_slot
             else:
                 blocked[row.id] = reason.key
                 self._pass_on(row)
         transitions.block(self._connection, blocked)
         self._open(taken)
-        return sum(row.needs_slot for row in taken)
+        return slots
 
     def _take(self, row: Row) -> None:
         for key in self._scope.keys(row):

@@ -376,6 +376,9 @@ def _postgresql(url: sa.URL, full: bool, _: float) -> sa.Engine:
     def connected(raw: Any, _: Any) -> None:
         # A stopped client that holds a transaction would stall the others.
         raw.execute("SET idle_in_transaction_session_timeout = 60000")
+        # Prepared statements keep the plan of the day they were first run on: on small tables that is a sequential
+        # scan, which stays when the table has grown. Every statement of the engine has its index.
+        raw.execute("SET enable_seqscan = off")
         if not full:
             raw.execute("SET synchronous_commit = off")
         raw.commit()

@@ -31,7 +31,7 @@ class Ended:
     closes: tuple[int, ...] = ()
 
 
-_WAITING = NEIGHBOURS.where(task_instance.c.state == State.WAITING)
+_WAITING = NEIGHBOURS.where(transitions.state_is(State.WAITING))
 _COUNT_UPSTREAM = (
     sa.update(task_instance)
     .where(

@@ -22,9 +22,19 @@ from flux.states import CLAIMED_EVENTS, TRANSITIONS, Event, RunState, State
 from flux.store.schema import attempt, dag_run, task_instance
 
 
+def state_is(*states: State) -> sa.ColumnElement[bool]:
+    """Return the condition on the state, for statements that find their rows by another column.
+
+    Written as an expression, so that no planner takes an index that begins with the state: PostgreSQL prepares these
+    statements while the table is small, finds one index as good as the other, and keeps to it when the table has grown.
+    """
+    state = sa.func.coalesce(task_instance.c.state, "")
+    return sa.or_(*(state == each for each in states))
+
+
 def _sources(event: Event) -> sa.ColumnElement[bool]:
     """The part of a WHERE clause that admits the event's from-states."""
-    return sa.or_(*(task_instance.c.state == state for state in sorted(TRANSITIONS[event].sources)))
+    return state_is(*sorted(TRANSITIONS[event].sources))
 
 
 def _move(event: Event, **values: Any) -> sa.Update:
@@ -71,7 +81,9 @@ _OPEN: Mapping[Event, sa.Update] = {
         wake_at=None,
         reason=None,
         deadline_at=bindparam("b_deadline_at"),
-    ).where(task_instance.c.blocked_on == "", task_instance.c.attempt == bindparam("b_attempt") - 1)
+    ).where(
+        sa.func.coalesce(task_instance.c.blocked_on, "") == "", task_instance.c.attempt == bindparam("b_attempt") - 1
+    )
     for event in (Event.CLAIM, Event.DEFER, Event.ENQUEUE)
 }
 
@@ -102,13 +114,13 @@ _MARK: Mapping[Event, sa.Update] = {
 
 _BLOCK = (
     sa.update(task_instance)
-    .where(task_instance.c.id == bindparam("b_id"), task_instance.c.state == State.READY)
+    .where(task_instance.c.id == bindparam("b_id"), state_is(State.READY))
     .values(blocked_on=bindparam("b_key"))
 )
 
 _UNBLOCK = (
     sa.update(task_instance)
-    .where(task_instance.c.blocked_on.in_(bindparam("b_keys", expanding=True)), task_instance.c.state == State.READY)
+    .where(task_instance.c.blocked_on.in_(bindparam("b_keys", expanding=True)), state_is(State.READY))
     .values(blocked_on="")
 )
 
