@@ -97,7 +97,7 @@ def test_trigger_of_a_paused_dag_makes_the_run_and_says_that_it_waits(sales: Cli
     done = sales.ok("dag", "trigger", "sales", "--run-id", "mine")
     assert "flux dag unpause sales" in done.err
     reasons = sales.ok("why", "sales", "mine", "extract", "--json").json
-    assert (reasons["state"], [reason["code"] for reason in reasons["reasons"]]) == ("ready", ["paused"])
+    assert (reasons["state"], [reason["code"] for reason in reasons["reasons"]]) == ("ready", ["paused", "no_system"])
     sales.ok("dag", "unpause", "sales")
     assert sales.ok("why", "sales", "mine", "extract", "--json").json == {"state": "ready", "reasons": []}
 

@@ -42,10 +42,8 @@ from flux.structure import TaskStructure
 #: A task instance that was lost this many times in a row fails, so that it cannot walk through a whole fleet.
 MAX_LOSSES = 3
 _BATCH = 64
-#: Asked at once when the batch before it was blocked in part.
-_MANY = 128
 #: Batches asked in one transaction; what is left is for the next, so that others get their turn.
-_MOST_BATCHES = 8
+_MOST_BATCHES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +272,7 @@ class Advance:
             if self._look_for_slotless:
                 slotless = self._scope.rows(_UNASKED, needs_slot=False, most=_BATCH)
                 self._look_for_slotless = len(slotless) == _BATCH
-            most = _MANY if many and room > 0 else min(room, _BATCH)
+            most = _BATCH if many else min(room, _BATCH)
             if most > 0:
                 asked = self._scope.rows(_UNASKED, needs_slot=True, most=most)
             if slotless or asked:
