@@ -1,7 +1,7 @@
-"""Write the pages of docs/reference/ that the code itself knows best; `--check` says which are out of date.
+"""Write the pages of docs/ that the code itself knows best; `--check` says which are out of date.
 
-Options, commands, states and transitions, hooks, and the names a DAG file may import. Run by `nox -s docs`; a house
-test holds that the pages in the repository are what this writes.
+Options, commands, states and transitions, hooks, the names a DAG file may import, and a page for each provider of the
+repository. Run by `nox -s docs`; a house test holds that the pages in the repository are what this writes.
 """
 
 from __future__ import annotations
@@ -12,12 +12,18 @@ import inspect
 import re
 import sys
 import textwrap
+import tomllib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import is_dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-REFERENCE = Path(__file__).resolve().parent / "reference"
+ROOT = Path(__file__).resolve().parents[1]
+REFERENCE = ROOT / "docs" / "reference"
+PROVIDERS = ROOT / "docs" / "providers"
 HEAD = "<!-- Written by docs/generate.py (`nox -s docs`). Do not edit: change the code it comes from. -->\n\n"
 #: Characters in a line of a command's help.
 WIDTH = 100
@@ -152,14 +158,15 @@ def commands() -> str:
     """Every command's help, from the click tree."""
     import click
 
-    from flux.cli.main import root
+    from flux.cli.main import COMMANDS, root
 
     def walk(command: click.Command, context: click.Context) -> Iterator[str]:
         text = textwrap.dedent(command.get_help(context)).rstrip()
         depth = len(context.command_path.split())
         yield f"{'#' * min(depth + 1, 4)} {context.command_path}\n\n```\n{text}\n```\n"
         if isinstance(command, click.Group):
-            for name in command.list_commands(context):
+            # Without the commands of other packages that happen to be installed here.
+            for name in COMMANDS if command is root else command.list_commands(context):
                 inner = command.get_command(context, name)
                 if inner is not None and not inner.hidden:
                     child = click.Context(inner, parent=context, info_name=name, terminal_width=WIDTH)
@@ -201,6 +208,19 @@ def _entry(module: str, name: str, value: object) -> str:
         return f"### {name}\n\n`{module}.{name}`\n"
     document = inspect.cleandoc(value.__doc__ or "") if isinstance(value, type) or inspect.isroutine(value) else ""
     return f"### {name}\n\n```python\n{_signature(name, value)}\n```\n\n{_as_markdown(document)}\n"
+
+
+def _members(value: type) -> str:
+    """A table of what a record or an object offers: fields, then methods with the first line of their text."""
+    rows = [(name, meaning) for name, _, meaning in (_fields(value) if is_dataclass(value) else [])]
+    for name, member in vars(value).items():
+        told = inspect.getdoc(member) if inspect.isfunction(member) or isinstance(member, property) else None
+        if told and not name.startswith("_"):
+            arguments = (
+                "" if isinstance(member, property) else "(…)" if len(inspect.signature(member).parameters) > 1 else "()"
+            )
+            rows.append((f"`{name}{arguments}`", told.partition("\n")[0]))
+    return _table(("member", "meaning"), rows) if rows else ""
 
 
 def _signature(name: str, value: Callable[..., Any]) -> str:
@@ -267,30 +287,261 @@ def _as_markdown(document: str) -> str:
 
 
 def hooks() -> str:
-    """The hooks a provider may implement, from `plugins.specs`."""
-    from flux.plugins import specs
+    """The hooks a provider may implement, from `plugins.specs`, and what they are given, from `plugins.snapshots`."""
+    from flux.plugins import API_VERSION, snapshots
 
-    found = [value for name, value in vars(specs).items() if inspect.isfunction(value) and name.startswith("flux_")]
     body = "\n".join(
         f"## {function.__name__}\n\n```python\ndef {function.__name__}{_bare(function)}\n```\n\n"
         f"{_as_markdown(inspect.cleandoc(function.__doc__ or ''))}"
-        for function in found
+        for function in _specs()
+    )
+    records = [value for value in vars(snapshots).values() if isinstance(value, type) and is_dataclass(value)]
+    given = "\n".join(
+        f"### {record.__name__}\n\n{inspect.cleandoc(record.__doc__ or '')}\n\n"
+        f"{_table(('field', 'type', 'meaning'), _fields(record))}"
+        for record in records
     )
     return f"""# Hooks
 
-What a provider's manifest may define. Each says what to return, **when** it is called and in which process, how answers
-are **combined**, and what happens **if it raises**.
+What a provider's manifest may define; this is version {API_VERSION} of the hooks. Each says what to return, **when** it
+is called and in which process, how answers are **combined**, and what happens **if it raises**. A manifest marks its
+functions with `flux.plugins.hookimpl`; a function may take fewer arguments than its hook gives.
 
-{body}"""
+{body}
+## What listeners are given
+
+Frozen records of one moment, in `flux.plugins.snapshots`. States are the words of [states](states.md).
+
+{given}
+## Types
+
+`flux.plugins.protocols` has a protocol for each hook. Two lines anywhere in a provider let mypy and pyright check its
+manifest: a hook that is declared to return something else, or that takes other arguments, is an error there.
+
+```python
+import flux_provider_acme.provider as manifest
+from flux.plugins import protocols
+
+_check: protocols.Operators = manifest
+```
+"""
+
+
+def _specs() -> list[Callable[..., Any]]:
+    """The hook specifications, in the order of their module."""
+    from flux.plugins import specs
+
+    return [value for name, value in vars(specs).items() if inspect.isfunction(value) and name.startswith("flux_")]
+
+
+def _fields(record: type) -> list[tuple[str, str, str]]:
+    """(name, type, the `#:` comment above it) of a record's fields; nothing where the name says it all."""
+    lines = inspect.getsource(record).splitlines()
+    rows = []
+    for number, line in enumerate(lines):
+        match = re.fullmatch(r"    (\w+): ([^=]+?)( = .*)?", line)
+        if match:
+            above = number
+            while lines[above - 1].strip().startswith("#:"):
+                above -= 1
+            meaning = " ".join(each.strip().removeprefix("#:").strip() for each in lines[above:number])
+            rows.append((f"`{match[1]}`", f"`{match[2]}`", meaning))
+    return rows
 
 
 def _bare(function: Callable[..., Any]) -> str:
     return str(inspect.signature(function)).replace("'", "")
 
 
+def protocols() -> str:
+    """The module `flux.plugins.protocols`: a protocol for each hook, so that type checkers check manifests."""
+    classes = "\n\n".join(
+        f"class {_protocol_name(function)}(Protocol):\n"
+        f'    """A manifest with `{function.__name__}`."""\n\n'
+        f"    def {function.__name__}({', '.join(['self', *_parameters(function)])}) -> {_returned(function)}: ...\n"
+        for function in _specs()
+    )
+    names = sorted(["Manifest", *map(_protocol_name, _specs())])
+    listed = "".join(f'    "{name}",\n' for name in names)
+    return f'''"""A protocol for each hook: a manifest module that is assigned to one is checked by mypy and pyright.
+
+Written by docs/generate.py (`nox -s docs`) from `specs`. Do not edit. Costs nothing at run time: import it in a test,
+or under `TYPE_CHECKING`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Protocol
+
+from flux.plugins import ConnectionType, Ref
+from flux.plugins.snapshots import Component, DagRun, TaskInstance
+
+if TYPE_CHECKING:
+    from flux.operator import BaseOperator
+
+__all__ = [
+{listed}]
+
+
+class Manifest(Protocol):
+    """A manifest with a range of API versions."""
+
+    @property
+    def FLUX_API(self) -> str: ...
+
+
+{classes}'''
+
+
+def _protocol_name(function: Callable[..., Any]) -> str:
+    return "".join(word.title() for word in function.__name__.removeprefix("flux_").split("_"))
+
+
+def _parameters(function: Callable[..., Any]) -> list[str]:
+    """Keyword-only, because a hook's arguments go by name: type checkers forgive other names of positional ones."""
+    parameters = [f"{each.name}: {each.annotation}" for each in inspect.signature(function).parameters.values()]
+    return ["*", *parameters] if parameters else []
+
+
+def _returned(function: Callable[..., Any]) -> str:
+    return str(inspect.signature(function).return_annotation)
+
+
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines: list[tuple[str, ...]] = [head, tuple("---" for _ in head), *rows]
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def providers() -> dict[str, Callable[[], str]]:
+    """The pages of docs/providers/ by name, and how each is written: core, the repository's providers, and an index."""
+    pages: dict[str, Callable[[], str]] = {f"{name}.md": partial(_provider, name) for name in _projects()}
+    return {"README.md": _provider_index, **pages}
+
+
+def _projects() -> dict[str, dict[str, Any]]:
+    """Maps each provider of the repository to the table `project` of its pyproject.toml; core first."""
+    found: dict[str, dict[str, Any]] = {}
+    for folder in (ROOT / "flux-core", *sorted(ROOT.glob("flux-provider-*"))):
+        project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        names = project.get("entry-points", {}).get("flux.providers", {}) or {"core": "flux.builtin"}
+        found |= {name: {**project, "module": module, "folder": folder} for name, module in names.items()}
+    return found
+
+
+def _provider(name: str) -> str:
+    """A provider's page, from its manifest and classes in the repository: it need not be installed."""
+    from flux.cli import markup, provider_docs
+
+    project = _projects()[name]
+    page = markup.Markdown()
+    with _importable(project["folder"] / "src"):
+        verdict = _verdict(name, project)
+        provider_docs.write(verdict, page, summary=project["description"], reference="../reference/authoring.md")
+    return page.text
+
+
+def _verdict(name: str, project: dict[str, Any]) -> Any:
+    from flux.builtin import core_verdict
+    from flux.plugins.judgement import Candidate, judge
+    from flux.plugins.scan import Found
+
+    if name == "core":
+        return core_verdict()
+    (verdict,) = judge([Candidate(Found(name, project["name"], None, project["module"], "flux.providers"))])
+    if not verdict.is_ok:
+        raise SystemExit(f"{project['name']} is {verdict.state}: {verdict.reason}")
+    return verdict
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+def _provider_index() -> str:
+    rows = [(f"[{name}]({name}.md)", f"`{each['name']}`", each["description"]) for name, each in _projects().items()]
+    return f"""# Providers
+
+What each package brings: its operators, sensors and the rest, with their arguments. `flux provider docs NAME` writes
+such a page for any provider that is installed; [how to install one](../how-to/install-a-provider.md).
+
+{_table(("provider", "package", "what it is"), rows)}"""
+
+
+def testing() -> str:
+    """The provider author's kit, from `flux.testing`: what it offers, and every standard test."""
+    from flux import testing as kit
+
+    names = [name for name in kit.__all__ if not name.endswith("Conformance")]
+    found = [(name, getattr(kit, name)) for name in names]
+    tools = "\n".join(
+        _entry("flux.testing", name, value) + (_members(value) if isinstance(value, type) else "")
+        for name, value in found
+    )
+    classes = "\n".join(
+        _conformance(getattr(kit, f"{kind}Conformance"))
+        for kind in ("Provider", "Operator", "Sensor", "Executor", "Connection", "Macro")
+    )
+    return f"""# Testing: the provider author's kit
+
+[How to test a provider](../how-to/test-a-provider.md) shows it at work. The conformance classes need pytest, in the
+extra `flux-core[testing]`. pytest finds three fixtures: `run_task`, the function below; `flux_home`, an empty home
+folder that FLUX_HOME names; `world`, a `FolderWorld`, which a fixture of your own replaces. And it knows a mark for
+each level: `flux_package`, `flux_contract`, `flux_execution`, `flux_robustness`.
+
+## What a test uses
+
+{tools}
+## What a provider must pass
+
+Derive a class named `Test…` and set what is listed. A test with a feature is skipped when `unsupported` maps that
+feature to a reason; the others hold for everybody. Every class has these two, of the level *package*: what is declared
+as unsupported is known and has a reason; every standard test is there.
+
+{classes}"""
+
+
+def _conformance(kind: type) -> str:
+    """A conformance class: what to set, and its tests."""
+    from flux.testing.conformance import LEVELS, Conformance, standard_tests
+
+    bases = [base for base in kind.__mro__ if base.__module__.startswith("flux.testing")]
+    settings = {row[0]: row for base in reversed(bases) for row in _settings(base)}
+    shared = standard_tests(Conformance)
+    rows = []
+    for name, test in standard_tests(kind).items():
+        if name not in shared:
+            told = (inspect.getdoc(test) or "").partition("\n\n")[0].replace("\n", " ")
+            about = name.removeprefix("test_").replace("_", " ") + (f". {told}" if told else "")
+            standard = cast(Any, test).flux_standard
+            rows.append((standard.level, f"`{standard.feature}`" if standard.feature else "–", about))
+    rows.sort(key=lambda row: LEVELS.index(row[0]))
+    document = _as_markdown(inspect.cleandoc(kind.__doc__ or ""))
+    return "\n".join(
+        [
+            f"### {kind.__name__}\n\n{document}",
+            _table(("setting", "default", "meaning"), list(settings.values())),
+            _table(("level", "feature", "test"), rows),
+        ]
+    )
+
+
+def _settings(kind: type) -> list[tuple[str, str, str]]:
+    """(name, default, the `#:` comment above it) of the class attributes that an author sets."""
+    rows = []
+    comment: list[str] = []
+    for line in inspect.getsource(kind).splitlines():
+        setting = re.fullmatch(r"    (\w+): ClassVar\[.*\](?: = (.+))?", line)
+        if setting:
+            default = f"`{setting[2]}`" if setting[2] else "–"
+            rows.append((f"`{setting[1]}`", default, " ".join(comment) or "–"))
+        comment = [*comment, line.strip("# :")] if line.startswith("    #:") else []
+    return rows
 
 
 PAGES: dict[str, Callable[[], str]] = {
@@ -299,26 +550,41 @@ PAGES: dict[str, Callable[[], str]] = {
     "commands.md": commands,
     "authoring.md": authoring,
     "hooks.md": hooks,
+    "testing.md": testing,
 }
 
 
-def page(name: str) -> str:
+#: Generated modules, by path in the repository.
+MODULES: dict[str, Callable[[], str]] = {"flux-core/src/flux/plugins/protocols.py": protocols}
+
+
+def page(write: Callable[[], str]) -> str:
     """Return what a generated page must hold."""
-    return HEAD + "\n".join(map(str.rstrip, PAGES[name]().rstrip().splitlines())) + "\n"
+    return HEAD + "\n".join(map(str.rstrip, write().rstrip().splitlines())) + "\n"
+
+
+def pages() -> dict[Path, Callable[[], str]]:
+    """Every generated page by its file, and how it is written."""
+    return {
+        **{REFERENCE / name: write for name, write in PAGES.items()},
+        **{PROVIDERS / name: write for name, write in providers().items()},
+    }
 
 
 def main(arguments: list[str]) -> int:
     """Write what is out of date, or with `--check` name it and return 1."""
     check = "--check" in arguments
     stale = False
-    for name in PAGES:
-        path, text = REFERENCE / name, page(name)
+    texts = {path: page(write) for path, write in pages().items()}
+    texts |= {ROOT / name: write() for name, write in MODULES.items()}
+    for path, text in texts.items():
         if path.exists() and path.read_text(encoding="utf-8") == text:
             continue
         stale = True
         if not check:
+            path.parent.mkdir(exist_ok=True)
             path.write_text(text, encoding="utf-8")
-        print(f"{'stale' if check else 'written'}: docs/reference/{name}")
+        print(f"{'stale' if check else 'written'}: {path.relative_to(ROOT)}")
     return 1 if stale and check else 0
 
 

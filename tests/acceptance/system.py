@@ -159,14 +159,19 @@ class System:
     # --- its processes ---------------------------------------------------------------------------------------------
 
     def processes(self) -> dict[int, str]:
-        """Every living process of this home: {pid: its command line}; what carries its FLUX_HOME or writes into it."""
+        """Every living process of this home: {pid: its command line}.
+
+        What carries its FLUX_HOME or the way to its supervisor, or writes into it.
+        """
         parts = {part.pid for part in home.running(self.home / "run")} | ({self._up.pid} if self._up else set())
-        needle = b"\0FLUX_HOME=" + os.fsencode(self.home) + b"\0"
+        ours = os.fsencode(self.home)
+        needles = (b"\0FLUX_HOME=" + ours + b"\0", b"\0FLUX_ENDPOINT=" + ours + b"/")
         found = {}
         for entry in process.table():
             if entry.is_zombie or entry.pid == os.getpid():
                 continue
-            if entry.pid in parts or needle in _environ(entry.pid) or self._writes_here(entry.pid):
+            environ = _environ(entry.pid)
+            if entry.pid in parts or any(each in environ for each in needles) or self._writes_here(entry.pid):
                 found[entry.pid] = _command(entry.pid)
         return found
 

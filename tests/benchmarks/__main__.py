@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.benchmarks import deaths, floors, folder, peers, postgres, processes, starting
+from tests.benchmarks import deaths, floors, folder, peers, postgres, processes, providers, starting
 from tests.benchmarks.measure import Row, table
 from tests.benchmarks.tasks import Bench, waiting_sensors
 
@@ -85,6 +85,7 @@ def _groups(options: argparse.Namespace, postgres_url: str | None) -> dict[str, 
         "sensors": lambda: waiting_sensors(options.sensors),
         "folder": lambda: folder.rows(options.files),
         "starting": starting.rows,
+        "providers": providers.rows,
         "deaths": deaths.rows,
     }
     if options.peers_python:

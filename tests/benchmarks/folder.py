@@ -30,14 +30,16 @@ def rows(files: int) -> list[Row]:
         until(lambda: len(system.pids()) <= _COMPONENTS, 60, "the end of the DAG hosts that the reading left")
         system.settle(2.0)
         pids = system.pids()
-        before, began = processes.own_seconds(pids), time.monotonic()
+        before, woken, began = processes.own_seconds(pids), processes.wake_ups(pids), time.monotonic()
         system.settle(_IDLE_SECONDS)
         cpu, took = processes.own_seconds(pids) - before, time.monotonic() - began
+        woken = processes.wake_ups(pids) - woken
         memory = processes.proportional_bytes(pids) / 1e6
         return [
             start,
             Row("  memory of all processes right after that (PSS)", "MB", [held]),
             Row(f"idle, {files} DAG files: CPU", "%", [cpu / took * 100], cpu, 0.5, 0.1),
+            Row("  wake-ups of all threads", "1/s", [woken / took]),
             Row(f"idle, {files} DAG files: memory of all processes (PSS)", "MB", [memory], None, 150, 80),
             *_edits(system),
         ]

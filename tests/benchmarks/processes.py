@@ -1,13 +1,15 @@
-"""What the processes of a Flux home have cost, read from /proc."""
+"""What the processes of a Flux home, or of one command, have cost."""
 
 from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterable
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 _TICK = os.sysconf("SC_CLK_TCK")
+_TIMES = 10
 
 
 def below(root: int) -> list[int]:
@@ -35,6 +37,29 @@ def cpu_seconds(pids: Iterable[int]) -> float:
     return total / _TICK
 
 
+def split_seconds(pid: int) -> tuple[float, float]:
+    """CPU seconds of a process, and those of the children that it has reaped. In ticks of 10 ms."""
+    fields = _stat(pid)
+    return sum(map(int, fields[11:13])) / _TICK, sum(map(int, fields[13:15])) / _TICK
+
+
+def cpu_of(command: Sequence[str], environ: Mapping[str, str] | None = None) -> list[float]:
+    """CPU milliseconds of each of several runs and the processes below; the first, which compiles, is left out.
+
+    Args:
+        environ: None: ours.
+    """
+    found = []
+    for _ in range(_TIMES + 1):
+        child = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL)
+        _, status, used = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        if child.returncode:
+            raise RuntimeError(f"{command} ended with {child.returncode}")
+        found.append((used.ru_utime + used.ru_stime) * 1e3)
+    return found[1:]
+
+
 def own_seconds(pids: Iterable[int]) -> float:
     """CPU seconds of the threads that these processes have now: not in ticks of 10 ms, but without what has ended."""
     total = 0
@@ -42,6 +67,16 @@ def own_seconds(pids: Iterable[int]) -> float:
         for file in Path(f"/proc/{pid}/task").glob("*/schedstat"):
             total += int(file.read_text().split()[0])
     return total / 1e9
+
+
+def wake_ups(pids: Iterable[int]) -> int:
+    """How often the threads that these processes have now have slept so far, which is how often they were woken."""
+    total = 0
+    for pid in pids:
+        for file in Path(f"/proc/{pid}/task").glob("*/status"):
+            lines = file.read_text().splitlines()
+            total += sum(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))
+    return total
 
 
 def proportional_bytes(pids: Iterable[int]) -> int:

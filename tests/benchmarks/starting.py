@@ -6,15 +6,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
-from tests.benchmarks import dag_sources
+from tests.benchmarks import dag_sources, processes
 from tests.benchmarks.measure import Row
 from tests.benchmarks.system import FLUX, System
 from tests.house.test_distributions import closure
 
-_TIMES = 10
 _HOMES = 3
 
 
@@ -22,25 +20,12 @@ def rows() -> list[Row]:
     """Measure them all."""
     authoring = [sys.executable, "-c", "from flux import DAG"]
     return [
-        Row("flux --help: CPU", "ms", _cpu_of([str(FLUX), "--help"]), None, 150, 80),
-        Row("from flux import DAG: CPU", "ms", _cpu_of(authoring), None, 150, 60),
-        Row("  floor: python -c pass: CPU", "ms", _cpu_of([sys.executable, "-c", "pass"])),
+        Row("flux --help: CPU", "ms", processes.cpu_of([str(FLUX), "--help"]), None, 150, 80),
+        Row("from flux import DAG: CPU", "ms", processes.cpu_of(authoring), None, 150, 60),
+        Row("  floor: python -c pass: CPU", "ms", processes.cpu_of([sys.executable, "-c", "pass"])),
         Row("distributions installed", "", [float(len(closure("flux-core")))], None, 16, 16),
         _first_run(),
     ]
-
-
-def _cpu_of(command: Sequence[str]) -> list[float]:
-    """CPU milliseconds of each of several runs; the first, which compiles, is left out."""
-    found = []
-    for _ in range(_TIMES + 1):
-        child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        _, status, used = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        if child.returncode:
-            raise RuntimeError(f"{command} ended with {child.returncode}")
-        found.append((used.ru_utime + used.ru_stime) * 1e3)
-    return found[1:]
 
 
 def _first_run() -> Row:

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from flux import app, config
+from flux import app, config, providers
 from flux.app import Flux
 from flux.errors import ConfigError, DatabaseTooOld, StoreError
-from flux.store import variables
+from flux.plugins.catalogue import Catalogue
+from flux.plugins.verdict import ProviderState, Verdict
+from flux.store import announcing, variables
 
 
 def test_init_makes_a_home_that_is_its_owners_alone(tmp_path: Path) -> None:
@@ -73,3 +75,21 @@ def test_the_store_path_is_the_file(tmp_path: Path) -> None:
     with Flux.open(config.load({}, home=tmp_path), create=True) as flux:
         assert flux.store_path == flux.store.path == tmp_path / "flux.db"
         assert flux.config.home == tmp_path
+
+
+def verdict(*hooks: str, state: ProviderState = ProviderState.OK) -> Verdict:
+    return Verdict("acme", "flux-provider-acme", "1.0", state, hooks=hooks)
+
+
+def test_a_process_that_is_no_supervisor_announces_what_the_last_judgement_says_at_each_write(tmp_path: Path) -> None:
+    def wanted() -> list[str]:
+        return flux.store.write(lambda c: [kind for kind in announcing.KINDS if announcing.is_wanted(c, kind)])
+
+    with Flux.open(config.load({}, home=tmp_path), create=True) as flux:
+        assert wanted() == []
+        providers.save(Catalogue([verdict("flux_dag_run_state_changed")]), flux.config)
+        assert wanted() == ["dag_run_state"]
+        providers.save(Catalogue([verdict("flux_task_state_changed", "flux_operators")]), flux.config)
+        assert wanted() == ["task_state"]
+        providers.save(Catalogue([verdict("flux_task_state_changed", state=ProviderState.BROKEN)]), flux.config)
+        assert wanted() == []

@@ -63,12 +63,16 @@ def test_repr_shows_neither_password_nor_extra() -> None:
     assert "'h'" in shown
 
 
+#: What becomes a secret here is masked in what every later test of this process prints: so no usual text does.
+_password = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=12).filter(
+    lambda text: len(text) < 4 or not text.isascii()
+)
 _text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=12)
 
 
 @given(
     login=st.none() | _text,
-    password=st.none() | _text.map(Secret),
+    password=st.none() | _password.map(Secret),
     host=st.none() | _text.filter(lambda host: ":" not in host) | st.just("2001:db8::1"),
     port=st.none() | st.integers(0, 65535),
     schema=st.none() | _text,
@@ -94,3 +98,19 @@ def test_the_environment_names_a_connection_in_upper_case() -> None:
     assert found is not None
     assert (found.conn_id, found.host) == ("hive_default", "h")
     assert from_environment("other", environ) is None
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("acme://u:ge\theim@h", "%09"),
+        ("acme://u:geheim@h\n/s", "line's end"),
+        ("acme://u:geheim%ff@h", "no UTF-8"),
+        ("acme://u:geheim@h?a=%ff", "no UTF-8"),
+        ("acme://u:geheim@h?a=1&a=2", "'a' twice"),
+    ],
+)
+def test_what_would_be_changed_without_a_word_is_refused(uri: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        Connection.from_uri("shop", uri)
+    assert "geheim" not in str(caught.value)

@@ -356,6 +356,25 @@ def test_a_short_circuit_gates_all_descendants_or_the_direct_ones(every: bool, g
     assert dag.structure().gates_above[dag.structure().index_of["beside"]] == 0
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "cause"),
+    [
+        ("retries", "x", "retries"),
+        ("retry_delay", None, "retry_delay"),
+        ("priority_weight", "x", "priority_weight"),
+        ("weight_rule", "heavy", "weight_rule"),
+        ("pool", 3, "pool"),
+        ("task_id", "other", "was renamed to 'other'"),
+    ],
+)
+def test_a_setting_that_was_changed_to_what_it_cannot_be_is_refused(setting: str, value: Any, cause: str) -> None:
+    with DAG("sales") as dag:
+        task = Step(task_id="load")
+    setattr(task, setting, value)
+    with pytest.raises(AuthoringError, match=cause):
+        dag.structure()
+
+
 def test_building_the_structure_twice_gives_the_same() -> None:
     with DAG("sales") as dag:
         a, b, c = steps("a", "b", "c")

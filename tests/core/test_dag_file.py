@@ -176,6 +176,13 @@ def test_an_error_in_a_helper_names_the_line_of_the_dag_file_and_both_frames(tmp
     assert "dag_file.py" not in caught.value.traceback
 
 
+def test_a_provider_that_is_not_installed_is_named_with_what_installs_it(tmp_path: Path) -> None:
+    write(tmp_path, {"a.py": "from flux_provider_no_such.operators import AcmeOperator\n"})
+    remedy = r"'flux_provider_no_such'\. Install it with `pip install flux-provider-no-such`\."
+    with pytest.raises(DagFileError, match=remedy):
+        read(tmp_path, "a.py")
+
+
 def test_a_syntax_error_names_its_line(tmp_path: Path) -> None:
     write(tmp_path, {"sales.py": "x = 1\ndef f(:\n"})
     with pytest.raises(DagFileError, match="SyntaxError") as caught:

@@ -6,7 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+
+import pytest
 
 from flux import linux, process
 from tests.waiting import until
@@ -126,6 +129,26 @@ def test_inotify_tells_that_the_folder_is_gone(tmp_path: Path) -> None:
         linux.IN_IGNORED,
     ]
     watch.close()
+
+
+def test_the_clock_watch_tells_once_that_the_clock_was_set() -> None:
+    watch = linux.ClockWatch()
+    try:
+        assert not watch.was_set()
+        for _ in range(2):
+            set_clock_to_what_it_shows()
+            assert watch.was_set()
+            assert not watch.was_set()
+    finally:
+        watch.close()
+
+
+def set_clock_to_what_it_shows() -> None:
+    """Set the wall clock without moving it by more than some microseconds."""
+    try:
+        time.clock_settime_ns(time.CLOCK_REALTIME, time.clock_gettime_ns(time.CLOCK_REALTIME))
+    except PermissionError:
+        pytest.skip("this user may not set the clock")
 
 
 def test_a_signal_number_has_its_name() -> None:

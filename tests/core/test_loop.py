@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -136,6 +137,15 @@ def test_a_timer_cancelled_in_its_own_round_is_not_called(loop: Loop) -> None:
     assert calls == []
 
 
+def test_a_cancelled_timer_wakes_nobody(loop: Loop, pipe: tuple[int, int]) -> None:
+    read, write = pipe
+    loop.add_reader(read, loop.stop)
+    loop.call_later(0.01, lambda: None).cancel()
+    os.write(write, b"x")
+    loop.run()
+    assert [timer.is_pending for _, _, timer in loop._timers] == [True], "only the guard: the loop sleeps until then"
+
+
 def test_ten_thousand_cancelled_timers_leave_the_others_in_place(loop: Loop) -> None:
     calls: list[int] = []
     kept = [loop.call_later(0.001 * index, lambda index=index: calls.append(index)) for index in range(5)]  # type: ignore[misc]
@@ -146,6 +156,79 @@ def test_ten_thousand_cancelled_timers_leave_the_others_in_place(loop: Loop) -> 
     assert calls == [0, 1, 2, 3, 4]
     assert not any(timer.is_pending for timer in kept)
     assert len(loop._timers) < 200, "the heap does not grow by timers that were cancelled"
+
+
+def test_a_repeated_call_comes_at_every_multiple_of_its_period(loop: Loop) -> None:
+    calls: list[float] = []
+
+    def take() -> None:
+        calls.append(time.monotonic())
+        if len(calls) == 5:
+            loop.stop()
+
+    loop.every(0.02, take)
+    began = time.monotonic()
+    loop.run()
+    numbers = [call // 0.02 for call in calls]
+    assert numbers[0] > began // 0.02
+    assert numbers == sorted(set(numbers)), "at most once for each multiple, and not before it"
+
+
+def test_repeated_calls_of_one_period_share_their_moments_whenever_they_were_asked_for(loop: Loop) -> None:
+    guard = loop._timers[0][2]
+    for after in (0.0, 0.0, 0.01):
+        loop.every(0.1, lambda: None, after=after)
+        ends = time.monotonic() + 0.013
+        while time.monotonic() < ends:
+            pass
+    one, two, late = (when for when, _, timer in sorted(loop._timers, key=lambda entry: entry[1]) if timer is not guard)
+    assert (two - one) / 0.1 == pytest.approx(round((two - one) / 0.1), abs=1e-6)
+    assert (late - 0.01 - one) / 0.1 == pytest.approx(round((late - 0.01 - one) / 0.1), abs=1e-6)
+
+
+def test_a_loop_that_was_held_up_makes_one_call_for_all_that_it_missed(loop: Loop) -> None:
+    calls: list[int] = []
+
+    def hold_up() -> None:
+        while time.monotonic() < ends:
+            pass
+
+    loop.call_later(0, hold_up)
+    loop.every(0.01, lambda: calls.append(1))
+    loop.every(0.01, loop.stop)  # of the same round: it is asked for later
+    ends = time.monotonic() + 0.1
+    loop.run()
+    assert calls == [1]
+
+
+def test_a_repeated_call_ends_when_it_is_cancelled_also_by_itself(loop: Loop) -> None:
+    calls: list[str] = []
+
+    def once() -> None:
+        calls.append("once")
+        itself.cancel()
+
+    itself = loop.every(0.01, once)
+    never = loop.every(0.01, lambda: calls.append("never"))
+    never.cancel()
+    never.cancel()
+    loop.call_later(0.05, loop.stop)
+    loop.run()
+    assert calls == ["once"]
+
+
+def test_a_repeated_call_that_raises_is_made_again(loop: Loop, capfd: pytest.CaptureFixture[str]) -> None:
+    calls: list[int] = []
+
+    def broken() -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            loop.stop()
+        raise ValueError("bad call")
+
+    loop.every(0.01, broken)
+    loop.run()
+    assert capfd.readouterr().err.count("ValueError: bad call") == 2
 
 
 def test_calls_from_other_threads_come_in_order_and_wake_the_loop(loop: Loop) -> None:

@@ -62,6 +62,15 @@ def here() -> int:
 # Arguments
 
 
+class TestRailOperator(Load):
+    """Called like a class of tests, which pytest would collect, or warn of, in every module that imports it."""
+
+
+def test_an_operator_that_is_called_like_a_test_is_none() -> None:
+    assert TestRailOperator.__test__ is False
+    assert TestRailOperator(task_id="t").task_id == "t"
+
+
 def test_an_unknown_argument_is_refused_with_the_line_of_the_call_and_near_names() -> None:
     with pytest.raises(UnknownArgument) as caught:
         Load(task_id="a", sqll="x", retires=2)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import pwd
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,6 +89,23 @@ def test_processes_are_found_by_claim_session_log_and_parent(started: list[int],
     until(lambda: words() == {"1000", "1001", "1002", "1003", "1004"})
     assert process.end_now([owner], grace=0.2, deadline=5)
     assert process.find([owner])[77] == set()
+
+
+def test_what_is_above_the_one_who_asks_is_spared(started: list[int]) -> None:
+    """An agent that ends its attempt must not end what its executor started it by."""
+    code = (
+        "import os, subprocess; from flux import process; "
+        "child = subprocess.Popen(['sleep', '1000']); "
+        "assert process.find([process.Owner(77)]) == {77: {child.pid}}, process.find([process.Owner(77)]); "
+        "child.kill(); child.wait()"
+    )
+    shell = f'{sys.executable} -c "{code}"; exit $?'
+    pid = process.spawn(["bash", "-c", shell], env=with_claim(77))
+    assert process.wait(pid).exit_status == 0
+
+
+def test_the_user_of_this_process_has_a_name() -> None:
+    assert process.user_name() == pwd.getpwuid(os.getuid()).pw_name
 
 
 def test_several_owners_are_told_apart(started: list[int]) -> None:

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import pickle
+import pprint
+import sys
+import uuid
+from dataclasses import asdict, dataclass
 
 import pytest
 
+from flux import results
+from flux.errors import ResultError
 from flux.secret import MASK, Secret, mask
 
 
@@ -25,6 +32,12 @@ def test_reveal_gives_the_text() -> None:
         lambda secret: ",".join([secret]),
         pickle.dumps,
         json.dumps,
+        lambda secret: f"{secret:>10}",
+        lambda secret: f"{secret!s}",
+        lambda secret: json.dumps({"extra": [secret]}),
+        lambda secret: pickle.dumps({"extra": secret}, protocol=0),
+        len,
+        bytes,
         vars,
         list,
     ],
@@ -37,6 +50,35 @@ def test_no_accident_shows_the_text(show: object) -> None:
 
 def test_repr_shows_stars_also_inside_other_things() -> None:
     assert repr({"password": Secret("tr0ub4dor")}) == "{'password': Secret('***')}"
+
+
+@dataclass
+class _Holder:
+    secret: Secret
+
+
+def test_a_record_that_holds_one_shows_stars_and_copies_it() -> None:
+    holder = _Holder(Secret("tr0ub4dor"))
+    assert "tr0ub4dor" not in repr(holder) + repr(asdict(holder)) + pprint.pformat(holder)
+    assert asdict(holder)["secret"] is holder.secret
+
+
+def test_logging_one_shows_where_and_not_what(capsys: pytest.CaptureFixture[str]) -> None:
+    logger = logging.Logger("apart")
+    logger.addHandler(logging.StreamHandler(sys.stderr))
+    text = uuid.uuid4().hex
+    logger.error("password %s", Secret(text))
+    logger.error("password %r", Secret(text))
+    said = capsys.readouterr().err
+    assert text not in said
+    assert "A Secret is not shown" in said
+    assert "password Secret('***')" in said
+
+
+def test_a_result_that_holds_one_is_refused_with_the_path_to_it() -> None:
+    with pytest.raises(ResultError, match=r"Secret.*\['rows'\]\[1\]") as caught:
+        results.encode({"rows": [1, Secret("tr0ub4dor")]}, limit_bytes=1000)
+    assert "tr0ub4dor" not in str(caught.value)
 
 
 def test_secrets_of_one_text_are_equal_and_equal_no_str() -> None:

@@ -13,7 +13,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SEATTLE = ROOT / "examples" / "seattle"
-FENCE = re.compile(r"```python\n(.*?)```", re.DOTALL)
+#: Without what a note precedes: the tests of those pages save and run it.
+FENCE = re.compile(r"(?<!-->\n)```python\n(.*?)```", re.DOTALL)
 
 
 def dag_files() -> dict[str, str]:
@@ -21,14 +22,14 @@ def dag_files() -> dict[str, str]:
     found = {}
     pages = [
         ROOT / "README.md",
-        *sorted((ROOT / "flux-core").glob("*.md")),
+        *sorted(ROOT.glob("flux-*/*.md")),
         *sorted((ROOT / "docs" / "how-to").glob("*.md")),
     ]
     for page in pages:
         for number, text in enumerate(FENCE.findall(page.read_text(encoding="utf-8"))):
             if "with DAG(" in text and "import DAG" in text:
                 found[f"{page.relative_to(ROOT)}-{number}"] = text
-    for path in sorted((ROOT / "examples").rglob("*.py")):
+    for path in sorted([*(ROOT / "examples").rglob("*.py"), *ROOT.glob("flux-*/examples/*.py")]):
         if path.name != "demo.py":
             found[str(path.relative_to(ROOT))] = path.read_text(encoding="utf-8")
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 #: Layer by layer, lowest first. A name stands for the module and, of a package, for everything in it.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "states", "times", "structure"),
-    ("graph", "linux", "process", "loop", "wire", "config"),
+    ("graph", "linux", "process", "loop", "wire", "config", "encryption"),
     (
         "arguments",
         "edges",
@@ -21,6 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "trigger_rules",
         "results",
         "secret",
+        "masking",
         "connection",
         "context",
         "templating",
@@ -28,22 +29,18 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "retries",
         "macros",
     ),
-    ("plugins", "executor", "dag_folder", "dag_file", "attempt"),
+    ("plugins", "executor", "dag_folder", "dag_file", "dag_providers", "attempt", "connection_fields", "drivers"),
     ("store",),
     (
         "operators",
         "sensors",
         "executors",
-        "interactive",
         "run_report",
         "drawing",
-        "dag_command",
-        "in_process",
-        "one_run",
     ),
-    ("builtin", "app"),
+    ("builtin", "app", "providers", "providers_here", "interactive", "dag_command", "in_process", "one_run"),
     ("running",),
-    ("cli",),
+    ("cli", "testing"),
 )
 LAYER = {f"flux.{name}": number for number, names in enumerate(LAYERS) for name in names}
 

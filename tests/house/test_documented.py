@@ -22,11 +22,20 @@ def read(name: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", generate.PAGES)
-def test_a_generated_page_is_fresh(name: str) -> None:
-    path = generate.REFERENCE / name
+@pytest.mark.parametrize("path", generate.pages(), ids=lambda path: str(path.relative_to(DOCS)))
+def test_a_generated_page_is_fresh(path: Path) -> None:
     assert path.exists(), f"Write {path.relative_to(ROOT)} with `nox -s docs`"
-    assert path.read_text(encoding="utf-8") == generate.page(name), f"{name} is stale: run `nox -s docs`"
+    text = generate.page(generate.pages()[path])
+    assert path.read_text(encoding="utf-8") == text, f"{path.relative_to(ROOT)} is stale: run `nox -s docs`"
+
+
+def test_no_provider_page_is_about_nothing() -> None:
+    assert {path.name for path in generate.PROVIDERS.glob("*.md")} == set(generate.providers())
+
+
+@pytest.mark.parametrize("name", generate.MODULES)
+def test_a_generated_module_is_fresh(name: str) -> None:
+    assert (ROOT / name).read_text(encoding="utf-8") == generate.MODULES[name](), f"{name} is stale: run `nox -s docs`"
 
 
 def error_classes() -> list[type[errors.FluxError]]:
@@ -76,7 +85,7 @@ def test_every_option_says_its_unit_and_what_it_is_for() -> None:
 
 def test_every_public_name_has_a_docstring() -> None:
     missing = []
-    for name in ("flux", "flux.operators", "flux.sensors", "flux.plugins", "flux.executor"):
+    for name in ("flux", "flux.operators", "flux.sensors", "flux.plugins", "flux.executor", "flux.testing"):
         module = importlib.import_module(name)
         for each in getattr(module, "__all__", ()):
             value = getattr(module, each)
@@ -100,6 +109,14 @@ def test_every_hook_answers_the_four_questions() -> None:
         places = [document.find(word) for word in ("When:", "Combined:", "If it raises:")]
         assert places == sorted(places), hook.__name__
         assert places[0] > 0, hook.__name__
+
+
+def test_every_hook_is_on_the_page_of_hooks_and_tested() -> None:
+    page = read("reference/hooks.md")
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests/core/plugins").glob("test_*.py"))
+    names = [name for name in vars(importlib.import_module("flux.plugins.specs")) if name.startswith("flux_")]
+    assert [name for name in names if f"## {name}\n" not in page] == []
+    assert [name for name in names if name not in tests] == []
 
 
 @pytest.mark.slow
@@ -155,3 +172,55 @@ def test_the_example_names_the_source_of_its_data() -> None:
 def test_pages_are_named_without_capitals() -> None:
     odd = [str(p.relative_to(ROOT)) for p in DOCS.rglob("*.md") if p.name != "README.md" and p.name != p.name.lower()]
     assert not odd, [Path(each).name for each in odd]
+
+
+def test_every_namespace_of_drivers_has_a_section() -> None:
+    from flux.drivers import NAMESPACES
+
+    text = (ROOT / "docs" / "reference" / "drivers.md").read_text(encoding="utf-8")
+    assert [name for name in NAMESPACES if f"\n## {name}\n" not in text] == []
+
+
+def test_every_namespace_that_is_read_is_one_of_drivers_or_the_providers() -> None:
+    discovery, drivers = importlib.import_module("flux.plugins.discovery"), importlib.import_module("flux.drivers")
+    scan = importlib.import_module("flux.plugins.scan")
+    assert set(discovery.KINDS) == {*drivers.NAMESPACES, scan.PROVIDERS}
+    assert [name for name in drivers.NAMESPACES if not name.startswith(scan.GROUPS)] == []
+
+
+def test_every_option_that_picks_a_driver_or_a_provider_is_explained() -> None:
+    """A row in the table of options says what it is, not how to use it."""
+    names = [option.name for option in importlib.import_module("flux.config").OPTIONS]
+    drivers = [name for name in ("secrets_backends", "log_handlers") if name in names]
+    providers = [name for name in names if name.startswith("providers_") or name in ("plugins", "strict", "executor")]
+    assert (len(drivers), len(providers)) == (2, 6)
+    how = "".join(path.read_text(encoding="utf-8") for path in (DOCS / "how-to").glob("*.md"))
+    assert [name for name in drivers if f"`{name}`" not in read("reference/drivers.md")] == []
+    assert [name for name in providers if name not in how and f"FLUX_{name.upper()}" not in how] == []
+
+
+@pytest.mark.parametrize("folder", ["how-to", "providers", "reference"])
+def test_an_index_lists_every_page_beside_it(folder: str) -> None:
+    """Of decisions and explanations the file names say enough."""
+    pages = [path.name for path in (DOCS / folder).glob("*.md") if path.name != "README.md"]
+    assert pages
+    assert [name for name in pages if f"({name})" not in read(f"{folder}/README.md")] == []
+
+
+def test_every_link_between_pages_leads_somewhere() -> None:
+    pages = [*DOCS.rglob("*.md"), *ROOT.glob("*.md"), *ROOT.glob("flux-*/README.md"), *ROOT.glob("changes/*.md")]
+    dead = []
+    for page in pages:
+        for target, anchor in re.findall(r"\]\(([^)#\s:]*)(?:#([^)\s]+))?\)", page.read_text(encoding="utf-8")):
+            other = (page.parent / target).resolve() if target else page
+            if not other.exists():
+                dead.append(f"{page.relative_to(ROOT)}: {target}")
+            elif anchor and other.suffix == ".md" and anchor not in anchors(other):
+                dead.append(f"{page.relative_to(ROOT)}: {target}#{anchor}")
+    assert dead == []
+
+
+def anchors(page: Path) -> set[str]:
+    """What the headings of a page are called in links."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

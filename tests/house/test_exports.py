@@ -18,8 +18,8 @@ WITH_ALL = [
     )
 ]
 #: What DAG files and providers import from; each holds a table of names that are loaded on first use.
-PUBLIC = ("flux", "flux.operators", "flux.sensors", "flux.plugins")
-LAZY = ("flux", "flux.operators", "flux.sensors")
+PUBLIC = ("flux", "flux.operators", "flux.sensors", "flux.plugins", "flux.testing")
+LAZY = ("flux", "flux.operators", "flux.sensors", "flux.testing")
 
 
 @pytest.mark.parametrize("name", WITH_ALL)

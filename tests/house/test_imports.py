@@ -57,10 +57,12 @@ CASES = {
     "the launcher": ("import flux.running.launcher", (*THIRD_PARTY, "flux.store")),
     "the hypervisor": ("import flux.running.hypervisor", (*THIRD_PARTY, "flux.store")),
     "the attempt runner": ("import flux.running.runner", (*THIRD_PARTY, "flux.store")),
+    "the agent": ("import flux.running.agent", (*THIRD_PARTY, "flux.store")),
     "what a manifest imports": ("import flux.plugins", (*THIRD_PARTY, "flux.store", "flux.plugins.host")),
+    "whoever looks up providers": ("import flux.providers", (*THIRD_PARTY, "flux.store", "flux.plugins.host")),
     "a client of the channel": ("import flux.running.channel", (*THIRD_PARTY, "flux.store")),
 }
-COMMANDS = (["--help"], ["version"], ["dag", "--help"], ["config", "list"])
+COMMANDS = (["--help"], ["version"], ["dag", "--help"], ["config", "list"], ["provider", "list"])
 
 
 def loaded_after(code: str, home: Path) -> set[str]:

@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from flux.connection import Connection
     from flux.context import Context, get_connection, get_variable
     from flux.dag import DAG
     from flux.decorators import task
@@ -22,6 +23,7 @@ __all__ = [
     "DAG",
     "BaseOperator",
     "BaseSensor",
+    "Connection",
     "Context",
     "Cron",
     "DataInterval",
@@ -42,6 +44,7 @@ _MODULES = {
     "DAG": "dag",
     "BaseOperator": "operator",
     "BaseSensor": "sensor",
+    "Connection": "connection",
     "Context": "context",
     "Cron": "schedule",
     "DataInterval": "schedule",
@@ -62,6 +65,12 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     module = _MODULES.get(name)
     if module is None:
+        for kind in ("operator", "sensor"):
+            if name.endswith(kind.capitalize()):
+                place = importlib.import_module(f"flux.{kind}s")
+                if name in place.__all__:
+                    raise ImportError(f"{name} is in flux.{kind}s: use `from flux.{kind}s import {name}`.", name=name)
+                return getattr(place, name)  # which says where it is
         raise AttributeError(f"module 'flux' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"flux.{module}"), name)
     globals()[name] = value

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flux import config as options
+from flux import drivers
 from flux.config import Config
 from flux.errors import ConfigError
 
 if TYPE_CHECKING:
+    import sqlalchemy as sa
+
     from flux.store import Store
 
 
@@ -20,6 +24,7 @@ class Flux:
     def __init__(self, config: Config, store: Store) -> None:
         self.config = config
         self.store = store
+        store.announce(_listened(config))
 
     @classmethod
     def open(cls, config: Config, *, create: bool = False, busy_seconds: float | None = None) -> Flux:
@@ -31,18 +36,53 @@ class Flux:
         Raises:
             ConfigError: the home folder cannot be made or written.
             StoreError: the database cannot be reached, or its schema is not this version's.
+            PluginError: with `create`, the migrations of another package cannot be loaded.
         """
         from flux.store import Store
 
         if create:
             _make_home(config)
         waits = {} if busy_seconds is None else {"busy_seconds": busy_seconds}
-        return cls(config, Store.open(config.database_url, durability=config.durability, create=create, **waits))
+        flux = cls(config, Store.open(config.database_url, durability=config.durability, create=create, **waits))
+        flux.store.keep_logs(config.log_handlers)
+        try:
+            if create:
+                flux.migrate_packages()
+        except BaseException:
+            flux.close()
+            raise
+        return flux
 
     @classmethod
     def init(cls, config: Config) -> None:
         """Make the home folder with its `flux.toml`, and the database at the newest schema. Safe to repeat."""
         cls.open(config, create=True).close()
+
+    def migrate_packages(self) -> None:
+        """Bring the tables of other packages (namespace `flux.migrations`) to their newest revision.
+
+        Raises:
+            PluginError: one of them cannot be loaded. StoreError: its tables cannot be brought there.
+        """
+        packages = drivers.migrations()
+        if packages:
+            from flux.store import package_migrations
+
+            for name, folder in packages.items():
+                package_migrations.upgrade(self.store, name, folder)
+
+    def packages_behind(self) -> list[str]:
+        """Return the names of packages whose tables are missing or of an older revision; errors as above."""
+        packages = drivers.migrations()
+        if not packages:
+            return []
+        from flux.store import package_migrations
+
+        def behind(connection: sa.Connection) -> list[str]:
+            found = packages.items()
+            return [name for name, folder in found if package_migrations.is_behind(connection, name, folder)]
+
+        return self.store.read(behind)
 
     @property
     def store_path(self) -> Path | None:
@@ -58,6 +98,26 @@ class Flux:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _listened(config: Config) -> Callable[[], frozenset[str]]:
+    """Return a function that says to which kinds of state changes the providers listen, as a supervisor judged last."""
+    from flux import providers
+    from flux.store import announcing
+
+    seen: tuple[int, int] | None = None
+    kinds: frozenset[str] = frozenset()
+
+    def listened() -> frozenset[str]:
+        nonlocal seen, kinds
+        stamp = providers.saved_at(config)
+        if stamp != seen:
+            catalogue = None if stamp is None else providers.saved(config)
+            good = () if catalogue is None else (verdict for verdict in catalogue.verdicts if verdict.is_ok)
+            seen, kinds = stamp, announcing.kinds_of(hook for verdict in good for hook in verdict.hooks)
+        return kinds
+
+    return listened
 
 
 def lock_path(config: Config) -> Path | None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from flux import results
+from flux import masking, results
 from flux.context import RETURN_VALUE, Context, MacroSource, build, running
 from flux.errors import FailTask, FluxError, SkipTask, TaskKilled, TemplateError
 from flux.secret import mask
@@ -37,7 +37,7 @@ _HANDLER_NAME = "flux"
 
 @dataclass(frozen=True, slots=True)
 class AttemptSpec:
-    """Everything an attempt knows at its start. JSON by `dataclasses.asdict` and `AttemptSpec(**data)`."""
+    """Everything an attempt knows at its start. JSON by `flat` and `AttemptSpec(**data)`."""
 
     claim: int
     dag_id: str
@@ -215,7 +215,12 @@ def print_error(error: BaseException) -> None:
 
 def write_end(end: AttemptEnd, path: str) -> None:
     """Write the result file whole, readable for its owner only; one that is there is replaced."""
-    _write_whole(path, json.dumps(dataclasses.asdict(end)))
+    _write_whole(path, json.dumps(flat(end)))
+
+
+def flat(record: AttemptSpec | AttemptEnd) -> dict[str, Any]:
+    """Return the fields by name, as messages and result files have them; the values are the record's own."""
+    return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
 
 
 _ending = False
@@ -237,7 +242,7 @@ def _raise_killed(signum: int, frame: FrameType | None) -> None:
 
 
 def setup_logging() -> None:
-    """Send what Python logs to stderr with time and level, secrets masked; make both streams write whole lines.
+    """Send what Python logs to stderr with time and level; make both streams write whole lines and mask secrets.
 
     For a process of attempts; safe to repeat. Handlers of the root logger that write to the terminal are replaced,
     since each line would come twice; others stay. The level stays where the author has set one, else it is INFO.
@@ -248,6 +253,7 @@ def setup_logging() -> None:
         reconfigure: Callable[..., None] | None = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(line_buffering=True, errors="backslashreplace")
+        masking.cover(stream)
     root = logging.getLogger()
     for handler in list(root.handlers):
         terminal = isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler)
@@ -389,7 +395,7 @@ def _end_by_kill(task: BaseOperator, grace: float) -> None:
 def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         try:
-            stream.flush()
+            masking.finish(stream)
         except (OSError, ValueError):  # closed by the task
             pass
 
@@ -440,9 +446,9 @@ def _write_whole(path: str, text: str) -> None:
     """Write a file so that readers see it whole or not at all."""
     temporary = f"{path}.tmp"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-    Path(temporary).replace(path)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(text.encode())
+    os.replace(temporary, path)  # noqa: PTH105
 
 
 def _now() -> str:

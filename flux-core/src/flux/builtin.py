@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-import sys
-
 from flux.plugins import Ref, hookimpl
-from flux.plugins.host import CORE, Host
+from flux.plugins.catalogue import CORE
+from flux.plugins.scan import version
+from flux.plugins.verdict import ProviderState, Verdict
 
-__all__ = ["plugin_host"]
+__all__ = ["core_verdict"]
 
 
-def plugin_host(*, strict: bool = False) -> Host:
-    """Return a host with the provider `core` registered."""
-    host = Host(strict=strict)
-    host.register(CORE, sys.modules[__name__])
-    return host
+def core_verdict() -> Verdict:
+    """Return the verdict on the provider `core`, which needs no judging."""
+    return Verdict(
+        CORE,
+        "flux-core",
+        version("flux-core"),
+        ProviderState.OK,
+        module=__name__,
+        hooks=("flux_executors", "flux_macros", "flux_operators", "flux_sensors"),
+        operators=tuple(flux_operators()),
+        sensors=tuple(flux_sensors()),
+        executors=tuple(flux_executors()),
+        macros=tuple(flux_macros()),
+    )
 
 
 @hookimpl

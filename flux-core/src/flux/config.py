@@ -66,7 +66,19 @@ class Config:
     timezone: Annotated[str, _Row("zone", "UTC", "Time zone in which people are shown times.")]
     executor: Annotated[str, _Row("text", "local", "Executor of all tasks: local, sequential, or a provider's.")]
     parallelism: Annotated[int, _Row("count", None, "Attempts at once; by default two for each CPU, at least 8.")]
-    secret_key_file: Annotated[Path | None, _Row("path", None, "File with the key that encrypts stored secrets.")]
+    queued_timeout_seconds: Annotated[
+        float, _Row("seconds", 600.0, "Time in which an executor's plugin must begin what it was given.")
+    ]
+    agent_silence_seconds: Annotated[
+        float, _Row("seconds", 30.0, "Silence after which an attempt that an agent runs is lost.")
+    ]
+    secret_key_file: Annotated[
+        Path, _Row("path", None, "File with the keys that encrypt stored secrets; by default secret.key in the home.")
+    ]
+    secrets_backends: Annotated[
+        tuple[str, ...], _Row("list", (), "Drivers that are asked for connections and variables, in order.")
+    ]
+    log_handlers: Annotated[tuple[str, ...], _Row("list", (), "Drivers that also keep the logs of attempts.")]
     plugins: Annotated[tuple[str, ...], _Row("list", (), "Modules to load as plugins, beside the installed providers.")]
     providers_disabled: Annotated[tuple[str, ...], _Row("list", (), "Providers that are not loaded.")]
     providers_only: Annotated[tuple[str, ...], _Row("list", (), "If given, the only providers that are loaded.")]
@@ -211,6 +223,8 @@ def _default(option: Option, home: Path) -> Any:
             return home / "dags"
         case "logs_folder":
             return home / "logs"
+        case "secret_key_file":
+            return home / "secret.key"
         case "parallelism":
             return max(8, 2 * len(os.sched_getaffinity(0)))
     return option.default

@@ -219,6 +219,22 @@ class _Names:
             return default
 
 
+class _ProviderMacros(_Names):
+    """`macros.<provider>`; used as if it were a macro, it is one that does not exist."""
+
+    __slots__ = ("_unknown",)
+
+    def __init__(self, find: Callable[[str], Any], unknown: NotFound) -> None:
+        super().__init__(find)
+        self._unknown = unknown
+
+    def __call__(self, *args: object, **kwargs: object) -> Any:
+        raise UnknownName(str(self._unknown))
+
+    def __str__(self) -> str:
+        raise UnknownName(str(self._unknown))
+
+
 @dataclass(frozen=True, slots=True)
 class Variables:
     """`var`: the stored variables, as text and as JSON."""
@@ -392,9 +408,10 @@ def _macro(name: str, source: MacroSource | None) -> Any:
 
     if name in core_macros.__all__:
         return getattr(core_macros, name)
+    unknown = NotFound.named("Macro", name, core_macros.__all__, hint="Providers' macros are macros.<provider>.<name>.")
     if source is None:
-        raise NotFound.named("Macro", name, core_macros.__all__, hint="Providers' macros are macros.<provider>.<name>.")
-    return _Names(lambda macro: source(name, macro))
+        raise unknown
+    return _ProviderMacros(lambda macro: source(name, macro), unknown)
 
 
 def call(

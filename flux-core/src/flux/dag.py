@@ -295,6 +295,10 @@ class DAG(metaclass=AuthoringType):
 
     def _task_structures(self) -> tuple[TaskStructure, ...]:
         drawn = list(self.tasks.values())
+        for task_id, task in self.tasks.items():
+            if task.task_id != task_id:
+                raise AuthoringError(f"Task {task_id!r} was renamed to {task.task_id!r}. Name a task when it is made.")
+            task._check_settings()
         after = self.downstream_tasks()
         try:
             sequence = graph.order(len(drawn), after, list(self.tasks))

@@ -29,7 +29,8 @@ from types import CodeType, ModuleType
 from typing import TYPE_CHECKING
 
 from flux.dag_folder import dag_files as dag_files
-from flux.errors import AuthoringError, DagFileError
+from flux.dag_providers import DagProviders
+from flux.errors import AuthoringError, DagFileError, PluginError, PolicyViolation
 from flux.wire import write_file
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 #: Prefix of the module name of a DAG file whose own name is taken or is no module name.
 _MANGLED = "flux_dag_file_"
 _INCLUDES = re.compile(rb"\{%[-+]?\s*(?:include|extends|import|from)\s+(\[[^\]]*\]|\(.*?\)|\"[^\"]*\"|'[^']*')")
+#: Packages that are named after what has to be installed.
+_PROVIDER = re.compile(r"flux_provider_\w+")
 _QUOTED = re.compile(rb"\"([^\"]+)\"|'([^']+)'")
 
 
@@ -200,6 +203,7 @@ class DagFile:
     #: By dag_id, in the order of the file.
     dags: dict[str, DAG]
     warnings: list[str] = field(default_factory=list)
+    providers: DagProviders = field(default_factory=DagProviders)
 
     def structures(self) -> list[str]:
         """Return the structure of each DAG as JSON.
@@ -247,21 +251,43 @@ class DagFile:
         return self.finder.contents.get(self.finder.key(path))
 
 
-def read(finder: SourceFinder, path: str) -> DagFile:
+def read(finder: SourceFinder, path: str, providers: DagProviders | None = None) -> DagFile:
     """Import the DAG file `path` in this process, from what `finder` gives; installs the finder.
 
+    Args:
+        providers: what they refuse is not imported, and their policies decide about every task; None: core alone.
+
     Raises:
-        DagFileError: the file does not exist, its import raised, or it defines a dag_id twice.
+        DagFileError: the file does not exist, its import raised, it defines a dag_id twice, or a policy refuses a task.
     """
     from flux.dag import collecting
 
+    providers = providers or DagProviders()
     finder.install()
+    providers.install()
     if finder.read(path) is None:
         raise DagFileError(f"DAG file {path!r} does not exist in {finder.folder}.", file=path)
     with _as_dag_file_error(finder, path), collecting() as made:
         _import(finder, path)
         own = [dag for dag in made if dag.file == os.path.join(finder.folder, path)]
-        return DagFile(finder, path, _by_id(own, path))
+        dags = _by_id(own, path)
+    _decide(finder, path, dags, providers)
+    return DagFile(finder, path, dags, providers=providers)
+
+
+def _decide(finder: SourceFinder, path: str, dags: Mapping[str, DAG], providers: DagProviders) -> None:
+    """Let the providers' policies change or refuse every task."""
+    if not providers.has_policies:
+        return
+    for dag in dags.values():
+        for task in dag.tasks.values():
+            try:
+                providers.decide(task)
+            except PolicyViolation as error:
+                raise DagFileError(str(error), file=path, line=dag.line) from error
+            except PluginError as error:
+                traceback = explain(error, finder, path).traceback
+                raise DagFileError(str(error), file=path, line=dag.line, traceback=traceback) from error
 
 
 def _import(finder: SourceFinder, path: str) -> None:
@@ -409,6 +435,8 @@ def explain(error: BaseException, finder: SourceFinder, path: str) -> DagFileErr
         message = f"DAG file {path!r} ended its process by sys.exit({error.code!r}) while it was imported."
     else:
         message = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")
+        if isinstance(error, ModuleNotFoundError) and _PROVIDER.fullmatch(error.name or ""):
+            message += f". Install it with `pip install {str(error.name).replace('_', '-')}`."
     return DagFileError(message, file=path, line=line, traceback="".join(whole.format()))
 
 

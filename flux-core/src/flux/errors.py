@@ -25,7 +25,10 @@
     │   ├── DatabaseTooNew
     │   ├── DatabaseTooOld
     │   └── StaleState          another process was faster; `Store.write` begins the transaction again
-    └── PluginError
+    ├── DamagedVersion          the stored structure of a DAG version cannot be read
+    ├── EncryptionError         stored secrets cannot be encrypted or decrypted
+    ├── PluginError
+    └── PolicyViolation         raised by a provider's policy: a task is not allowed
 
     SkipTask, FailTask          raised by user code; no errors of Flux
     TaskKilled                  BaseException: a broad `except Exception` cannot stop a kill
@@ -37,6 +40,30 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    """Return a text as a terminal shows it and nothing more: its control characters, but those to keep, are escaped."""
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() or each in keep else each.encode("unicode_escape").decode() for each in text
+    )
+
+
+def shown(text: str, *, limit: int = 1000) -> str:
+    """Return somebody else's text as one printable line of at most so many characters, for messages and lists."""
+    line = printable(" ".join(text[: 4 * limit].split()))
+    return line if len(line) <= limit else f"{line[: limit - 1]}…"
+
+
+def told(error: BaseException) -> str:
+    """Return type and text of an error of somebody else's code as one line; the type alone where it has no text."""
+    try:
+        text = shown(str(error))
+    except Exception:  # its own __str__ raises
+        text = ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 class FluxError(Exception):
@@ -221,10 +248,34 @@ class StaleState(StoreError):
     code = "stale-state"
 
 
+class DamagedVersion(FluxError):
+    """The stored structure of a DAG version cannot be read. What ran of it is recorded, nothing of it starts.
+
+    Other DAGs go on. Restore the database from a copy.
+    """
+
+    code = "damaged-version"
+
+
+class EncryptionError(FluxError):
+    """Stored secrets cannot be encrypted or decrypted. The message names the key file, and the connection if it is one.
+
+    Nothing is lost or changed: with the right key everything can be read again.
+    """
+
+    code = "encryption"
+
+
 class PluginError(FluxError):
     """A provider, executor or macro cannot be used. The message names its distribution and the cause."""
 
     code = "plugin"
+
+
+class PolicyViolation(FluxError):
+    """A provider's policy does not allow a task. Change the task as the message says, or ask who wrote the policy."""
+
+    code = "policy"
 
 
 class SkipTask(Exception):

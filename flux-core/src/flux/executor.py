@@ -1,7 +1,17 @@
-"""What runs attempts: the interface between the supervisor and an executor.
+"""What runs attempts: the interface between the supervisor and an executor. Import it to write one.
 
-The supervisor asks every executor the same three things. Fencing, liveness, time limits, logs and results are the
-supervisor's: an executor only causes a process to begin, and asks it to end.
+An executor does three things: it causes an assignment's `argv` to run, with the assignment's `env` added to the
+environment, on a machine of its choice; it cancels one; it stops. Everything else is the supervisor's, and is the same
+for every executor: who may start a claim, liveness, time limits, kills, logs, results, retries, and what becomes of all
+this when a supervisor is replaced.
+
+What `argv` runs is the agent: it finds the supervisor by itself, fetches the assignment there, and runs the task. It
+needs the interpreter that `argv` names, with flux-core and the providers that the task uses, and a way to the
+supervisor's endpoint; nothing else. Its working folder and its environment may be anything. It never gets a database
+address or a key, and the environment it is given should not hold one either: the supervisor takes its own out of its
+environment before an executor is made.
+
+`docs/how-to/write-an-executor.md` shows a whole one.
 """
 
 from __future__ import annotations
@@ -30,21 +40,27 @@ class Assignment:
     queue: str = "default"
     #: As the author wrote it; None: not given.
     resources: Mapping[str, Any] | None = None
-    #: The attempt runner: standard library only until it has the DAG version.
+    #: What to run: an absolute program and its arguments, each to arrive as it is. Empty for the launcher's executors.
     argv: tuple[str, ...] = ()
-    #: To be added to the environment; holds FLUX_CLAIM and where the supervisor is.
+    #: What to add to the environment: FLUX_CLAIM and FLUX_ENDPOINT. Empty for the launcher's executors.
     env: Mapping[str, str] = field(default_factory=dict)
 
 
 class BaseExecutor(ABC):
-    """Starts attempts somewhere. Called from the supervisor's event loop only: every method returns at once.
+    """Starts attempts somewhere.
+
+    The supervisor makes one, in its own process. One that uses the launcher is called in the event loop, and must
+    return at once. Any other is called in a thread of its own, one call after the other: what a call waits for, all
+    later ones wait for, and nothing else does. An executor keeps nothing that must survive the supervisor.
 
     Args:
-        parallelism: how many attempts may run at once.
+        parallelism: how many attempts may run at once, those that are queued among them.
     """
 
     #: True: the launcher of this machine forks its attempts, and `bind` gives it the way there.
     uses_launcher: ClassVar[bool] = False
+    #: pytest takes a class called Test… for tests: this is none, whatever its author calls it.
+    __test__: ClassVar[bool] = False
 
     def __init__(self, parallelism: int) -> None:
         if parallelism < 1:
@@ -60,11 +76,22 @@ class BaseExecutor(ABC):
 
     @abstractmethod
     def start(self, assignment: Assignment) -> None:
-        """Cause `assignment.argv` to run with `assignment.env`. Raising means that nothing began."""
+        """Cause `assignment.argv` to run with `assignment.env`, and return without waiting for its end.
+
+        Raising means that nothing began: the attempt is given back at no cost, and comes again after a second, later
+        after up to 30. `flux why` shows what was raised. What
+        began nothing within `queued_timeout_seconds` is cancelled and comes again under another claim. The same claim
+        may come twice when a supervisor was replaced: the first agent that starts has it, the other ends by itself.
+        """
 
     @abstractmethod
     def cancel(self, claim: int) -> None:
-        """Ask the attempt to end, whether it has begun or not. A claim that is not known is none of its business."""
+        """Make sure that nothing of this claim begins any more, and end what has.
+
+        Called for attempts that were given up: killed or interrupted ones whose agent did not end them in time, and
+        lost ones. Nothing more is recorded of them, so a rough end is good enough. A claim that is not known, because
+        it ended long ago or was started before a restart, is none of its business.
+        """
 
     @abstractmethod
     def stop(self) -> None:

@@ -14,7 +14,7 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from flux import attempt
+from flux import attempt, providers_here
 from flux import params as param_values
 from flux.context import Context, build, running
 from flux.errors import AuthoringError, BadDate, BadParam, NotFound
@@ -28,7 +28,15 @@ if TYPE_CHECKING:
     from flux.operator import BaseOperator
     from flux.structure import DagStructure
 
-__all__ = ["bound_schedule", "dry_run_task", "render_task", "run_dag", "run_task"]
+__all__ = [
+    "bound_schedule",
+    "checked_conf",
+    "data_interval",
+    "dry_run_task",
+    "render_task",
+    "run_dag",
+    "run_task",
+]
 
 T = TypeVar("T")
 
@@ -62,7 +70,7 @@ def run_dag(
         KeyboardInterrupt: Ctrl-C; on_kill has been called, and what ended so far is printed.
     """
     structure = dag.structure()
-    return _runs(dag, structure, start, end, _conf(dag, conf, params), _matching(structure, task))
+    return _runs(dag, structure, start, end, checked_conf(dag, conf, params), _matching(structure, task))
 
 
 def run_task(
@@ -71,7 +79,7 @@ def run_task(
     """Run one task alone, whatever is above it, for one interval or for all in [start, end]; else as `run_dag`."""
     dag = _dag_of(task)
     structure = dag.structure()
-    conf = _conf(dag, None, params, own=task.params)
+    conf = checked_conf(dag, None, params, own=task.params)
     return _runs(dag, structure, start, end, conf, {structure.index_of[task.task_id]})
 
 
@@ -123,7 +131,7 @@ def _matching(structure: DagStructure, pattern: str | None) -> set[int]:
     return found
 
 
-def _conf(
+def checked_conf(
     dag: DAG,
     conf: Mapping[str, Any] | None,
     params: Mapping[str, Any] | None,
@@ -159,7 +167,12 @@ def _is_day(value: DateLike) -> bool:
     return not isinstance(value, datetime)
 
 
-def _one(dag: DAG, bound: BoundSchedule, start: DateLike | None) -> DataInterval:
+def data_interval(dag: DAG, bound: BoundSchedule, start: DateLike | None) -> DataInterval:
+    """Return the one data interval that `start` means: a moment or a day on which it starts; None: the latest.
+
+    Raises:
+        BadDate: there is none, or several on that day.
+    """
     if start is None:
         now = utc_now()
         found = bound.starting_at(now) if bound.is_manual else bound.latest_complete(now)
@@ -204,7 +217,7 @@ def _runs(
 ) -> RunReport | RangeReport:
     bound = bound_schedule(dag)
     if start is None or end is None:
-        return Run(dag, structure, bound, _one(dag, bound, start), conf, ()).to_the_end(chosen)
+        return Run(dag, structure, bound, data_interval(dag, bound, start), conf, ()).to_the_end(chosen)
     done: list[RunReport] = []
     for interval in _range(dag, bound, start, end):
         done.append(Run(dag, structure, bound, interval, conf, done).to_the_end(chosen))
@@ -215,8 +228,11 @@ def _with_rendered(task: BaseOperator, date: DateLike, use: Callable[[BaseOperat
     """Call `use` with a rendered copy of a task, the context of its first attempt, and the fields as text."""
     dag = _dag_of(task)
     structure, bound = dag.structure(), bound_schedule(dag)
-    run = Run(dag, structure, bound, _one(dag, bound, date), _conf(dag, None, None, own=task.params), ())
+    run = Run(
+        dag, structure, bound, data_interval(dag, bound, date), checked_conf(dag, None, None, own=task.params), ()
+    )
     rendered = copy.copy(task)
-    context = build(rendered, run.spec(structure.task(task.task_id), 1, Path()), run.world)
+    spec = run.spec(structure.task(task.task_id), 1, Path())
+    context = build(rendered, spec, run.world, macro_source=providers_here.macro)
     with running(context):
         return use(rendered, context, attempt.render(rendered, context))

@@ -8,10 +8,12 @@ the caller has another way, because Flux stays usable, if less strict, on other 
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import signal
 import struct
+import time
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
@@ -37,6 +39,12 @@ IN_IGNORED = 0x8000
 IN_ISDIR = 0x40000000
 _IN_ONLYDIR = 0x01000000
 _IN_EVENT = struct.Struct("iIII")
+
+_TFD_TIMER_ABSTIME = 1
+_TFD_TIMER_CANCEL_ON_SET = 2
+_ITIMERSPEC = struct.Struct("qqqq")
+#: Seconds since 1970 that no clock reaches: the timer is there for what happens before.
+_NEVER = 2**40
 
 
 @functools.cache
@@ -160,7 +168,7 @@ class Inotify:
         self._folders: dict[int, str] = {}
         self.fd: int = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         if self.fd < 0:
-            raise self._error("inotify_init1")
+            raise _error("inotify_init1")
 
     def add(self, folder: str, mask: int) -> None:
         """Watch one folder, not those below it. Repeating it replaces the mask.
@@ -170,7 +178,7 @@ class Inotify:
         """
         watch = self._libc.inotify_add_watch(self.fd, os.fsencode(folder), mask | _IN_ONLYDIR)
         if watch < 0:
-            raise self._error(folder)
+            raise _error(folder)
         self._folders[watch] = folder
 
     def read(self) -> list[tuple[str, int]]:
@@ -199,9 +207,47 @@ class Inotify:
     def close(self) -> None:
         os.close(self.fd)
 
-    @staticmethod
-    def _error(what: str) -> OSError:
-        import ctypes
 
-        number = ctypes.get_errno()
-        return OSError(number, os.strerror(number), what)
+class ClockWatch:
+    """Tells when the wall clock is set, by anybody, or the machine wakes from a suspend; `fd` can be read then.
+
+    A clock that is only slowed or sped up, as time servers do for small errors, is not told.
+
+    Raises:
+        OSError: the kernel or the C library cannot. Compare the clock with `time.monotonic` now and then instead.
+    """
+
+    def __init__(self) -> None:
+        libc = _libc()
+        if libc is None or not hasattr(libc, "timerfd_create") or struct.calcsize("l") < 8:
+            raise OSError("this system does not tell when its clock is set")
+        self.fd: int = libc.timerfd_create(time.CLOCK_REALTIME, os.O_NONBLOCK | os.O_CLOEXEC)
+        if self.fd < 0:
+            raise _error("timerfd_create")
+        flags = _TFD_TIMER_ABSTIME | _TFD_TIMER_CANCEL_ON_SET
+        if libc.timerfd_settime(self.fd, flags, _ITIMERSPEC.pack(0, 0, _NEVER, 0), None) != 0:
+            error = _error("timerfd_settime")
+            os.close(self.fd)
+            raise error
+
+    def was_set(self) -> bool:
+        """Whether the clock was set since the last call."""
+        try:
+            os.read(self.fd, 8)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno != errno.ECANCELED:
+                raise
+        return True
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+def _error(what: str) -> OSError:
+    """The error that the last call of the C library has left."""
+    import ctypes
+
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number), what)

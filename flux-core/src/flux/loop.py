@@ -8,6 +8,7 @@ must not block.
 from __future__ import annotations
 
 import heapq
+import math
 import os
 import selectors
 import signal
@@ -48,6 +49,35 @@ class Timer:
     def is_pending(self) -> bool:
         """Whether the call is still to come."""
         return self._callback is not None
+
+
+class Repeated:
+    """A call at every multiple of a period; made by `Loop.every`."""
+
+    __slots__ = ("_after", "_callback", "_loop", "_number", "_seconds", "_timer")
+
+    def __init__(self, loop: Loop, seconds: float, callback: Callback, after: float) -> None:
+        self._loop = loop
+        self._seconds = seconds
+        self._callback = callback
+        self._after = after
+        #: Multiple of the period at which the next call is due.
+        self._number = 0
+        self._timer = self._arm()
+
+    def cancel(self) -> None:
+        """Make no further call. Safe to repeat, and from within the call."""
+        self._timer.cancel()
+
+    def _arm(self) -> Timer:
+        """Aim at the next multiple; those that a busy loop has missed are left out."""
+        passed = math.floor((time.monotonic() - self._after) / self._seconds)
+        self._number = max(passed, self._number) + 1
+        return self._loop._call_at(self._number * self._seconds + self._after, self._call)
+
+    def _call(self) -> None:
+        self._timer = self._arm()
+        self._callback()
 
 
 class _Watch:
@@ -114,10 +144,19 @@ class Loop:
 
     def call_later(self, seconds: float, callback: Callback) -> Timer:
         """Call `callback` once, `seconds` from now (time the machine sleeps does not count)."""
-        timer = Timer(self, time.monotonic() + seconds, callback)
-        self._timers_made += 1
-        heapq.heappush(self._timers, (timer.when, self._timers_made, timer))
-        return timer
+        return self._call_at(time.monotonic() + seconds, callback)
+
+    def every(self, seconds: float, callback: Callback, *, after: float = 0.0) -> Repeated:
+        """Call `callback` whenever `time.monotonic` passes a multiple of `seconds`, for the first time at the next one.
+
+        All calls of this machine that have the same period, in whatever process, come at the same moment: a process
+        wakes up once for all of its own, and a processor that sleeps is woken once for all of them. A loop that was
+        held up calls once for all the moments it missed.
+
+        Args:
+            after: this many seconds after each multiple, less than `seconds`: to find what the others do then done.
+        """
+        return Repeated(self, seconds, callback, after)
 
     def call_soon_threadsafe(self, callback: Callback) -> None:
         """Call `callback` in the loop's thread as soon as it is free. From any thread; in order of the calls."""
@@ -167,6 +206,12 @@ class Loop:
         os.close(self._wake_read)
         os.close(self._wake_write)
 
+    def _call_at(self, when: float, callback: Callback) -> Timer:
+        timer = Timer(self, when, callback)
+        self._timers_made += 1
+        heapq.heappush(self._timers, (when, self._timers_made, timer))
+        return timer
+
     def _register(self, fd: int, watch: _Watch) -> None:
         if fd in self._watches:
             self._selector.modify(fd, watch.events)
@@ -192,6 +237,9 @@ class Loop:
     def _seconds_to_sleep(self) -> float | None:
         if self._soon:
             return 0.0
+        while self._timers and not self._timers[0][2].is_pending:  # nobody is woken for a call that is not made
+            heapq.heappop(self._timers)
+            self._timers_cancelled -= 1
         if not self._timers:
             return None
         return max(0.0, self._timers[0][0] - time.monotonic())

@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flux import attempt, graph, retries
+from flux import attempt, connection_fields, graph, providers_here, retries
 from flux.attempt import AttemptEnd, AttemptSpec
 from flux.connection import environment_ids, from_environment, variable_name
 from flux.context import RETURN_VALUE
@@ -60,7 +60,8 @@ class _World:
         if found is None:
             hint = f"Here connections come from the environment: set {variable_name(conn_id)} to a URI."
             raise NotFound.named("Connection", conn_id, environment_ids(os.environ), hint=hint)
-        return found.to_message()
+        kind = connection_fields.type_of(providers_here.catalogue(), found.type)
+        return (found if kind is None else connection_fields.complete(found, kind)).to_message()
 
     def variable(self, name: str) -> str | None:
         return os.environ.get(f"FLUX_VAR_{name.upper()}")
@@ -228,7 +229,7 @@ class Run:
 
     def _attempt(self, row: TaskStructure, task: BaseOperator, spec: AttemptSpec) -> AttemptEnd:
         if row.sensor is None:
-            return attempt.execute(task, spec, self.world)
+            return attempt.execute(task, spec, self.world, macro_source=providers_here.macro)
         started = utc_now()
         outcome, reason, retry = self._poked(row, task, spec)  # type: ignore[arg-type]
         return AttemptEnd(outcome, reason, retry, {}, {}, None, iso(started) or "", iso(utc_now()) or "")
@@ -241,7 +242,7 @@ class Run:
         interval = sensor.poke_interval
         for number in range(sys.maxsize):
             try:
-                if attempt.poke(task, spec, self.world):
+                if attempt.poke(task, spec, self.world, macro_source=providers_here.macro):
                     return State.SUCCESS, None, True
             except (Exception, SystemExit) as error:
                 attempt.print_error(error)

@@ -121,6 +121,8 @@ class BaseOperator(Node, metaclass=OperatorType):
     gates_all_descendants: bool = True
     #: Needs no process: it has nothing to execute.
     inline: ClassVar[bool] = False
+    #: pytest takes a class called Test… for tests: this is none, whatever its author calls it.
+    __test__: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -166,41 +168,38 @@ class BaseOperator(Node, metaclass=OperatorType):
         self.task_group = None if self._asked_dag is None else current_group(self._asked_dag)
         self.site: Site | None = None
         self.task_id = check_id(full_id(self.task_group, task_id), "task_id")
-        self.retries = self._whole("retries", retries, 0)
-        self.retry_delay = self._duration("retry_delay", retry_delay)
-        self.retry_exponential_backoff = self._flag("retry_exponential_backoff", retry_exponential_backoff)
-        self.max_retry_delay = self._duration("max_retry_delay", max_retry_delay)
+        self.retries = retries
+        self.retry_delay = retry_delay
+        self.retry_exponential_backoff = retry_exponential_backoff
+        self.max_retry_delay = max_retry_delay
         self.execution_timeout = execution_timeout
-        if execution_timeout is not None and seconds(execution_timeout, self._what("execution_timeout")) == 0:
-            raise AuthoringError(f"{self._what('execution_timeout')} = 0 leaves no time. Give None for no limit.")
-        self.kill_grace = self._duration("kill_grace", kill_grace)
-        self.trigger_rule = check_choice(trigger_rule, self._what("trigger_rule"), TRIGGER_RULES)
-        self.depends_on_past = self._flag("depends_on_past", depends_on_past)
-        self.wait_for_downstream = self._flag("wait_for_downstream", wait_for_downstream)
-        self.pool = self._optional_text("pool", pool)
-        self.pool_slots = self._whole("pool_slots", pool_slots, 1)
-        self.priority_weight = self._whole("priority_weight", priority_weight, None)
-        self.weight_rule = check_choice(weight_rule, self._what("weight_rule"), WEIGHT_RULES)
-        self.queue = check_text(queue, self._what("queue"))
+        self.kill_grace = kill_grace
+        self.trigger_rule = trigger_rule
+        self.depends_on_past = depends_on_past
+        self.wait_for_downstream = wait_for_downstream
+        self.pool = pool
+        self.pool_slots = pool_slots
+        self.priority_weight = priority_weight
+        self.weight_rule = weight_rule
+        self.queue = queue
         self.max_active_tis_per_dag = max_active_tis_per_dag
-        if max_active_tis_per_dag is not None:
-            self._whole("max_active_tis_per_dag", max_active_tis_per_dag, 1)
         self.store_result = self._flag("store_result", store_result)
         self.params = check_mapping(params, self._what("params"))
         declare(self.params, f"Task {self.task_id!r}")
         self.start_date = start_date
         self.end_date = end_date
-        self.adhoc = self._flag("adhoc", adhoc)
-        self.owner = self._optional_text("owner", owner)
+        self.adhoc = adhoc
+        self.owner = owner
         self.email = email
         self.email_on_failure = self._flag("email_on_failure", email_on_failure)
         self.email_on_retry = self._flag("email_on_retry", email_on_retry)
         self.on_success_callback = check_callable(on_success_callback, self._what("on_success_callback"))
         self.on_failure_callback = check_callable(on_failure_callback, self._what("on_failure_callback"))
         self.on_retry_callback = check_callable(on_retry_callback, self._what("on_retry_callback"))
-        self.doc_md = self._optional_text("doc_md", doc_md)
+        self.doc_md = doc_md
         self.resources = None if resources is None else check_mapping(resources, self._what("resources"))
-        self.run_as_user = self._optional_text("run_as_user", run_as_user)
+        self.run_as_user = run_as_user
+        self._check_settings()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -209,21 +208,48 @@ class BaseOperator(Node, metaclass=OperatorType):
                 value = getattr(cls, name)
                 raise AuthoringError(f"{cls.__name__}: {name} = {value!r} is a text, not a list. Write ({value!r},).")
 
+    def _check_settings(self) -> None:
+        """Check what the scheduler goes by: when the task is made, and again when it is read, since it can be changed.
+
+        Raises:
+            AuthoringError: a setting is of the wrong type or out of its range.
+        """
+        self._whole("retries", self.retries, 0)
+        self._duration("retry_delay", self.retry_delay)
+        self._flag("retry_exponential_backoff", self.retry_exponential_backoff)
+        self._duration("max_retry_delay", self.max_retry_delay)
+        limit = self.execution_timeout
+        if limit is not None and seconds(limit, self._what("execution_timeout")) == 0:
+            raise AuthoringError(f"{self._what('execution_timeout')} = 0 leaves no time. Give None for no limit.")
+        self._duration("kill_grace", self.kill_grace)
+        check_choice(self.trigger_rule, self._what("trigger_rule"), TRIGGER_RULES)
+        self._flag("depends_on_past", self.depends_on_past)
+        self._flag("wait_for_downstream", self.wait_for_downstream)
+        self._whole("pool_slots", self.pool_slots, 1)
+        self._whole("priority_weight", self.priority_weight, None)
+        check_choice(self.weight_rule, self._what("weight_rule"), WEIGHT_RULES)
+        check_text(self.queue, self._what("queue"))
+        if self.max_active_tis_per_dag is not None:
+            self._whole("max_active_tis_per_dag", self.max_active_tis_per_dag, 1)
+        self._flag("adhoc", self.adhoc)
+        for argument in ("pool", "owner", "doc_md", "run_as_user"):
+            value = getattr(self, argument)
+            if value is not None:
+                check_text(value, self._what(argument))
+        if self.resources is not None:
+            check_mapping(self.resources, self._what("resources"))
+
     def _what(self, argument: str) -> str:
         return f"Task {self.task_id!r}: {argument}"
 
-    def _whole(self, argument: str, value: int, minimum: int | None) -> int:
-        return check_whole(value, self._what(argument), minimum=minimum)
+    def _whole(self, argument: str, value: int, minimum: int | None) -> None:
+        check_whole(value, self._what(argument), minimum=minimum)
 
     def _flag(self, argument: str, value: bool) -> bool:
         return check_flag(value, self._what(argument))
 
-    def _duration(self, argument: str, value: Duration) -> Duration:
+    def _duration(self, argument: str, value: Duration) -> None:
         seconds(value, self._what(argument))
-        return value
-
-    def _optional_text(self, argument: str, value: str | None) -> str | None:
-        return None if value is None else check_text(value, self._what(argument))
 
     # What a subclass overrides
 

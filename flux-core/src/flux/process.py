@@ -113,6 +113,16 @@ def fork() -> int:
         return os.fork()
 
 
+def user_name() -> str:
+    """Return the name of the user this process runs as; the number of one without a name."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
+
+
 def send(pid: int, signum: int) -> bool:
     """Send a signal to one process. False: it is gone, or no longer ours."""
     try:
@@ -241,7 +251,9 @@ class Owner:
 
 
 def find(owners: Iterable[Owner]) -> dict[int, set[int]]:
-    """Map each owner's claim to its living processes, this process left out; an empty set when it has none.
+    """Map each owner's claim to its living processes; an empty set when it has none.
+
+    This process is left out, and so are those it is below: what started an agent may carry its claim too.
 
     Reads the whole of /proc: about 50 microseconds for each process of the machine.
     """
@@ -261,15 +273,23 @@ def find(owners: Iterable[Owner]) -> dict[int, set[int]]:
             claim = by_log[log] if log else None
         if claim is not None:
             direct[pid] = claim
-    me = os.getpid()
+    spared = _with_ancestors(os.getpid(), entries)
     for pid in entries:
         ancestor: int | None = pid
         seen: set[int] = set()
         while ancestor in entries and ancestor not in direct and ancestor not in seen:
             seen.add(ancestor)
             ancestor = entries[ancestor].parent
-        if ancestor in direct and pid != me:
+        if ancestor in direct and pid not in spared:
             found[direct[ancestor]].add(pid)
+    return found
+
+
+def _with_ancestors(pid: int, entries: Mapping[int, Entry]) -> set[int]:
+    found: set[int] = set()
+    while pid in entries and pid not in found:
+        found.add(pid)
+        pid = entries[pid].parent
     return found
 
 

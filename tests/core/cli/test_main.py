@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import click
 import pytest
 
 from flux.cli.main import COMMANDS, root
+from tests.installed import install
 from tests.waiting import until
 
 HEAVY = ("sqlalchemy", "jinja2", "croniter", "pluggy", "stevedore", "alembic", "asyncio")
@@ -62,7 +64,9 @@ def flux(*arguments: str, home: Path, **options: Any) -> subprocess.CompletedPro
     return subprocess.run(argv, capture_output=True, text=True, env=environ, timeout=30, check=False, **options)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["version"], ["dag", "--help"], ["task", "log", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["version"], ["dag", "--help"], ["task", "log", "--help"], ["provider", "--help"]]
+)
 def test_help_imports_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
     code = (
         "import sys; from flux.cli.main import main; code = main(sys.argv[1:]);"
@@ -120,6 +124,21 @@ def opened_for_writing(pipe: Path) -> int | None:
         return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
     except OSError:
         return None
+
+
+def test_closed_descriptors_keep_no_provider_from_being_judged(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    install(site, "acme")
+    environ = {**os.environ, "FLUX_HOME": str(tmp_path), "PYTHONPATH": str(site)}
+    command = f"{sys.executable} -m flux.cli.main provider list --json <&- 2>&-"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, env=environ, timeout=30, check=True)
+    assert [each["state"] for each in json.loads(done.stdout) if each["name"] == "acme"] == ["ok"]
+
+
+def test_a_home_that_is_a_file_is_no_traceback(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.touch()
+    assert flux("provider", "list", home=home).returncode == 0
 
 
 def test_reader_that_goes_away_is_no_traceback(tmp_path: Path) -> None:

@@ -35,6 +35,17 @@ def test_columns_are_aligned_and_not_coloured_without_a_terminal(capsys: pytest.
     assert capsys.readouterr().out == "DAG    STATE\nsales  success\nx\n"
 
 
+def test_control_characters_are_shown_and_not_sent_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    output.table(("NAME",), [("a\x1b[31m\nb",)], empty="")
+    output.details([("name", "two\nlines\x07")])
+    assert capsys.readouterr().out == "NAME\na\\x1b[31m\\nb\nname  two\nlines\\x07\n"
+
+
+def test_a_document_is_utf_8_whatever_its_texts_are(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    output.document(["\udcff", "é"])
+    assert json.loads(capsysbinary.readouterr().out.decode("utf-8")) == ["\udcff", "é"]
+
+
 def test_people_see_the_name_of_the_zone() -> None:
     assert output.local(datetime(2026, 1, 5, 2, tzinfo=UTC), UTC) == "2026-01-05 02:00:00 UTC"
     assert output.local(None, UTC) == ""

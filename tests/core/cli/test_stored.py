@@ -68,6 +68,8 @@ def test_connection_of_the_environment_is_shown_without_its_password(
         "login": "etl",
         "schema": "sales",
         "source": "FLUX_CONN_WAREHOUSE",
+        "extra": {"token": "***"},
+        "has_secrets": True,
     }
     for done in (shown, bare.ok("connection", "list"), bare.ok("connection", "show", "warehouse")):
         assert "s3cret" not in done.out
@@ -77,3 +79,23 @@ def test_connection_of_the_environment_is_shown_without_its_password(
 def test_connection_that_is_not_there_is_answered_with_how_to_define_it(bare: Cli) -> None:
     done = bare("connection", "show", "warehouse")
     assert (done.code, "FLUX_CONN_WAREHOUSE" in done.err) == (1, True)
+
+
+@pytest.mark.parametrize(("name", "value"), [("", "x"), ("n" * 201, "x"), ("n", "a\0b"), ("n", "\udcff")])
+def test_variable_that_not_every_server_can_store_is_refused(cli: Cli, name: str, value: str) -> None:
+    done = cli("variable", "set", name, value)
+    assert (done.code, "Variable" in done.err) == (1, True), done
+    assert cli.ok("variable", "list", "--json").json == []
+
+
+def test_variables_of_an_editor_that_marks_its_files_are_imported(cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "variables.json"
+    file.write_text('{"region": "north"}', encoding="utf-8-sig")
+    cli.ok("variable", "import", str(file))
+    assert cli.ok("variable", "get", "region").out == "north\n"
+
+
+def test_json_that_is_nested_without_end_is_refused(cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "variables.json"
+    file.write_text("[" * 100_000)
+    assert cli("variable", "import", str(file)).code == 1

@@ -16,6 +16,7 @@ from flux.errors import AuthoringError
 from flux.operators import BashOperator
 from flux.operators.bash import _LastLine
 from flux.results import INLINE_LIMIT
+from flux.secret import MASK, Secret
 from tests.attempts import MemoryWorld, run, spec_of, value_of
 from tests.waiting import until
 
@@ -56,6 +57,29 @@ def test_without_a_result_the_output_still_goes_to_the_log(tmp_path: Path, capfd
     end = ended("echo a", tmp_path, store_result=False)
     assert end.results == {}
     assert capfd.readouterr().out == "a\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("store_result", [True, False])
+def test_a_secret_that_the_command_writes_is_masked_in_the_log_and_whole_in_the_result(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], store_result: bool
+) -> None:
+    Secret("geheim-of-bash")
+    command = "set -x; printf 'on stdout gehe'; sleep 0.1; echo im-of-bash; echo $PASSWORD >&2; echo $PASSWORD"
+    end = ended(command, tmp_path, env={"PASSWORD": "geheim-of-bash"}, store_result=store_result)
+    assert value_of(end) == ("geheim-of-bash" if store_result else None)
+    out, err = capfd.readouterr()
+    assert out == f"on stdout {MASK}\n{MASK}\n"
+    assert "geheim-of-bash" not in err
+    assert f"+ echo {MASK}\n{MASK}\n" in err
+
+
+def test_what_may_be_the_beginning_of_a_secret_is_written_when_the_command_ends(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Secret("qvwz-of-bash")
+    ended("printf qvwz; printf qvwz-of >&2", tmp_path)
+    assert capfd.readouterr() == ("qvwz", "qvwz-of")
 
 
 def test_the_command_is_a_template(tmp_path: Path) -> None:

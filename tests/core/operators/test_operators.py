@@ -23,9 +23,9 @@ def test_every_sensor_is_found_by_name(name: str) -> None:
 
 
 def test_an_unknown_name_lists_near_ones() -> None:
-    with pytest.raises(AttributeError, match=r"Operator 'BashOperater' does not exist.*BashOperator"):
+    with pytest.raises(ImportError, match=r"Operator 'BashOperater' does not exist.*BashOperator"):
         flux.operators.BashOperater  # noqa: B018
-    with pytest.raises(AttributeError, match=r"Sensor 'FileSenser' does not exist.*FileSensor"):
+    with pytest.raises(ImportError, match=r"Sensor 'FileSenser' does not exist.*FileSensor"):
         flux.sensors.FileSenser  # noqa: B018
     with pytest.raises(ImportError):
         from flux.operators import DummyOperator  # noqa: F401

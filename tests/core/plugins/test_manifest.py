@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,6 +48,22 @@ def test_transfer_names_both_ends() -> None:
 def test_connection_type_is_data_and_loads_no_client() -> None:
     kind = ConnectionType("acme", client=Ref("AcmeClient", "no.such.module:Client"), fields=("host", Field("realm")))
     assert [getattr(field, "name", field) for field in kind.fields] == ["host", "realm"]
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "cause"),
+    [
+        ("My SQL", {}, "URI's scheme"),
+        ("", {}, "URI's scheme"),
+        ("acme", {"client": "acme:Client"}, "Write Ref"),
+        ("acme", {"fields": ("hots",)}, "'hots' is no Field, and none of host, port"),
+        ("acme", {"fields": (Field("realm"), Field("realm"))}, "'realm' twice"),
+        ("acme", {"fields": (Field("password", secret=True),)}, "'password' is a standard one"),
+    ],
+)
+def test_a_connection_type_that_cannot_be_is_refused(name: str, more: dict[str, Any], cause: str) -> None:
+    with pytest.raises(PluginError, match=cause):
+        ConnectionType(name, **{"client": Ref("C", "acme:C"), **more})
 
 
 def test_manifest_import_is_light() -> None:

@@ -17,6 +17,7 @@ from flux.dag_file import Manifest
 from flux.loop import Loop
 from flux.running.launcher_client import LauncherClient
 from tests.waiting import until
+from tests.watched_folder import Watched
 
 Message = dict[str, Any]
 
@@ -167,3 +168,10 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     desk = Desk(tmp_path)
     yield desk
     desk.close()
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[Watched]:
+    watched = Watched(tmp_path / "home")
+    yield watched
+    watched.parts.close()

@@ -14,7 +14,11 @@ import pytest
 
 from flux import config, wire
 from flux.app import Flux
-from flux.errors import BadDate, BadParam, NotFound, Refused
+from flux.builtin import core_verdict
+from flux.errors import BadDate, BadParam, NotFound, PluginError, Refused
+from flux.plugins import Ref
+from flux.plugins.catalogue import Catalogue
+from flux.plugins.verdict import ProviderState, Verdict
 from flux.running import actions
 from flux.states import RunKind, RunState
 from flux.store import audit, dags, listing, naming, pools, variables
@@ -332,3 +336,94 @@ def test_system_that_does_not_answer_is_told_apart_from_none(flux: Flux) -> None
     with pytest.raises(actions.NotAnswering):
         actions.ask_system(flux, {"verb": "status"}, seconds=0.05)
     silent.close()
+
+
+# --- the executor ---
+
+EXECUTORS = """
+import time
+from flux.executor import BaseExecutor
+
+class Good(BaseExecutor):
+    def start(self, assignment): ...
+    def cancel(self, claim): ...
+    def stop(self): ...
+
+class Raises(Good):
+    def __init__(self, parallelism):
+        raise ValueError("ACME_CLUSTER is not set.")
+
+class Exits(Good):
+    def __init__(self, parallelism):
+        raise SystemExit(3)
+
+class Hangs(Good):
+    def __init__(self, parallelism):
+        time.sleep(1000)
+
+class Bare(Good):
+    def __init__(self, parallelism):
+        pass
+
+class Abstract(BaseExecutor):
+    pass
+
+class Other:
+    pass
+"""
+
+
+@pytest.fixture
+def offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Catalogue:
+    """A provider `acme` with executors good, raises, ..., and a provider `broken`."""
+    module = f"executors_of_{tmp_path.name}"
+    (tmp_path / f"{module}.py").write_text(EXECUTORS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    names = ("Good", "Raises", "Exits", "Hangs", "Bare", "Abstract", "Other", "Missing")
+    refs = tuple(Ref(name.lower(), f"{module}:{name}") for name in names)
+    good = Verdict("acme", "flux-provider-acme", "0.1", ProviderState.OK, executors=refs)
+    broken = Verdict("far", "flux-provider-far", "0.2", ProviderState.BROKEN, "No module named 'ssh'.")
+    return Catalogue([core_verdict(), good, broken])
+
+
+def executor_of(name: str, catalogue: Catalogue, folder: Path, **options: Any) -> Any:
+    configured = config.load({"FLUX_EXECUTOR": name, "FLUX_PARALLELISM": "3"}, home=folder)
+    return actions.executor_of(configured, catalogue, **options)
+
+
+def test_executor_is_made_with_the_configured_parallelism(offered: Catalogue, tmp_path: Path) -> None:
+    made = executor_of("good", offered, tmp_path)
+    assert (type(made).__name__, made.parallelism) == ("Good", 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("raises", "ValueError: ACME_CLUSTER is not set."),
+        ("exits", "SystemExit: 3."),
+        ("hangs", "TimeoutError: it is not there after 0.1 s."),
+        ("bare", "its parallelism is None; hand the number to super().__init__()."),
+        ("abstract", "abstract methods cancel, start, stop."),
+        ("other", "is no subclass of flux.executor.BaseExecutor."),
+        ("missing", "has no attribute 'Missing'."),
+    ],
+)
+def test_executor_that_cannot_be_made_is_one_line_with_the_option(
+    name: str, words: str, offered: Catalogue, tmp_path: Path
+) -> None:
+    with pytest.raises(PluginError) as caught:
+        executor_of(name, offered, tmp_path, **({"seconds": 0.1} if name == "hangs" else {}))
+    assert str(caught.value).startswith(f"Executor {name!r} (from FLUX_EXECUTOR) cannot be made: ")
+    assert str(caught.value).endswith(words)
+    assert "\n" not in str(caught.value)
+
+
+def test_executor_that_nobody_offers_is_refused_naming_the_providers_that_might(
+    offered: Catalogue, tmp_path: Path
+) -> None:
+    with pytest.raises(NotFound) as caught:
+        executor_of("goood", offered, tmp_path)
+    assert str(caught.value) == (
+        "Executor 'goood' does not exist. Known: good. It is named by FLUX_EXECUTOR. "
+        "Provider 'far' (flux-provider-far 0.2) is broken: No module named 'ssh'."
+    )

@@ -21,7 +21,7 @@ def test_the_launcher_gets_no_secrets_and_a_claim_to_overwrite() -> None:
 
 def test_the_supervisor_gets_everything_but_a_claim(tmp_path: Path) -> None:
     environ = {"FLUX_DATABASE_URL": "sqlite:///x", "FLUX_CLAIM": "0000000000000000007"}
-    launcher, supervisor = of_system(tmp_path, tmp_path / "run", environ, ui=False)
+    launcher, supervisor, _ = of_system(tmp_path, tmp_path / "run", environ, ui=False)
     assert supervisor.env == {"FLUX_DATABASE_URL": "sqlite:///x", "FLUX_HOME": str(tmp_path)}
     assert supervisor.controlled
     assert not launcher.controlled

@@ -104,15 +104,15 @@ def test_withdrawing_twice_is_fine(run_folder: Path) -> None:
 
 
 def test_leftovers_that_ignore_sigterm_are_killed_with_their_children(run_folder: Path) -> None:
-    command = ["bash", "-c", "trap '' TERM; sleep 1000 & echo started; wait"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as stubborn:
+    command = ["bash", "-c", "trap '' TERM; sleep 1000 & echo started; read"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as stubborn:
         assert stubborn.stdout is not None
         stubborn.stdout.readline()
         home.publish(run_folder, [home.Running.now("launcher", stubborn.pid, "running", time.time())])
         below = until(lambda: process.descendants(stubborn.pid))
         assert [component.kind for component in home.end_leftovers(run_folder, 0.2)] == ["launcher"]
         assert stubborn.wait(5) == -signal.SIGKILL
-    assert not any(process.is_alive(pid) for pid in below)
+    until(lambda: not any(process.is_alive(pid) for pid in below), what="the end of its child")
 
 
 def test_a_process_that_ended_does_not_run_although_nobody_waited_for_it(run_folder: Path) -> None:

@@ -24,7 +24,8 @@ from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 
-#: A component: beats every 20 ms, records its starts, its signals and its orders in the folder it is given.
+#: A component: beats every 20 ms, records its starts, its signals and its orders in the folder it is given, and says
+#: once what the test has put into its file there.
 STAND_IN = """
 import faulthandler, json, os, select, signal, socket, subprocess, sys, time
 folder, kind, *modes = sys.argv[1].split(",")
@@ -63,6 +64,13 @@ while True:
         if "survives" not in modes:
             os._exit(0)
         beats = os.open("/dev/null", os.O_WRONLY)
+    words = os.path.join(folder, kind + ".words")
+    if os.path.exists(words):
+        with open(words, "rb") as file:
+            os.write(beats, file.read())
+        os.unlink(words)
+    if "quits" in modes and times("start") < 3:
+        os._exit(0)
     if control is None:
         time.sleep(0.02)
     elif select.select([control], [], [], 0.02)[0]:
@@ -112,14 +120,18 @@ class System:
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def start(self, components: dict[str, str], *, drain: float = 0, **patience: float) -> subprocess.Popen[bytes]:
-        """Start it over components {kind: modes}; the supervisor is controlled, the UI is not vital."""
+        """Start it over components {kind: modes}.
+
+        The supervisor is controlled, the listener on demand; UI and listener are not vital.
+        """
         rows = [
             Component(
                 kind,
                 (sys.executable, "-S", "-X", "faulthandler", "-c", STAND_IN, f"{self.folder},{kind},{modes}"),
                 {"PATH": os.environ["PATH"]},
-                vital=kind != "ui",
+                vital=kind not in ("ui", "listener"),
                 controlled=kind == "supervisor",
+                on_demand=kind == "listener",
             )
             for kind, modes in components.items()
         ]
@@ -134,6 +146,13 @@ class System:
             hypervisor = subprocess.Popen(command, stdout=output, stderr=output)
         self.processes.append(hypervisor)
         return hypervisor
+
+    def say(self, kind: str, /, **message: Any) -> None:
+        """Have a component send the hypervisor a message, and wait until it has."""
+        part, words = self.folder / "part", self.folder / f"{kind}.words"
+        part.write_text(json.dumps(message) + "\n")
+        part.rename(words)
+        until(lambda: not words.exists(), what=f"{message} to be said")
 
     def events(self, kind: str) -> list[dict[str, Any]]:
         file = self.folder / f"{kind}.events"
@@ -405,6 +424,66 @@ def test_ctrl_c_while_a_dead_supervisor_waits_for_its_restart_ends_the_rest(syst
     hypervisor.send_signal(signal.SIGINT)
     assert hypervisor.wait(10) == 130
     assert system.recorded("launcher") == ["SIGTERM"]
+    assert system.all_gone()
+
+
+WITH_LISTENER = {**BOTH, "listener": ""}
+
+
+def test_a_component_on_demand_runs_only_while_it_is_wanted(system: System) -> None:
+    system.start(WITH_LISTENER)
+    system.wait_until_up()
+    assert system.pids("listener") == []
+    for _ in range(2):  # of which the second changes nothing, as from a supervisor that was started anew
+        system.say("supervisor", op="start", kind="listener")
+        until(lambda: system.is_up() and len(home.running(system.folder)) == 4, what="the listener to run")
+    [first] = system.pids("listener")
+    system.say("supervisor", op="end", kind="listener")
+    until(lambda: len(home.running(system.folder)) == 3, what="the listener to be gone")
+    assert system.recorded("listener") == ["SIGTERM"]
+    assert "is started again" not in system.said()
+    system.say("supervisor", op="start", kind="listener")
+    until(lambda: len(system.pids("listener")) == 2, what="another listener")
+    assert first != system.pids("listener")[1]
+
+
+def test_only_the_supervisor_says_what_is_wanted_and_only_of_what_is_on_demand(system: System) -> None:
+    system.start(WITH_LISTENER)
+    system.wait_until_up()
+    system.say("launcher", op="start", kind="listener")
+    system.say("supervisor", op="end", kind="launcher")
+    system.say("supervisor", op="start", kind="nothing")
+    system.say("supervisor", op="start", kind="listener")
+    until(lambda: system.is_up() and len(home.running(system.folder)) == 4, what="the listener to run")
+    assert (len(system.pids("launcher")), len(system.pids("listener"))) == (1, 1)
+
+
+def test_one_on_demand_that_ends_well_is_started_again_at_once_and_without_words(system: System) -> None:
+    system.start({**BOTH, "listener": "quits"})
+    system.wait_until_up()
+    system.say("supervisor", op="start", kind="listener")
+    until(lambda: len(system.pids("listener")) == 3, what="the third life")
+    assert "is started again" not in system.said()
+
+
+def test_one_on_demand_that_dies_is_never_given_up(system: System) -> None:
+    system.start({**BOTH, "listener": "dies"}, longest_pause=0.02)
+    system.wait_until_up()
+    system.say("supervisor", op="start", kind="listener")
+    until(lambda: len(system.pids("listener")) > 2 * QUICK.deaths, what="many deaths")
+    assert "It is given up" not in system.said()
+
+
+def test_one_on_demand_that_ignores_its_end_delays_the_system_by_no_more_than_its_last_word(system: System) -> None:
+    hypervisor = system.start({**BOTH, "listener": "stubborn"}, last_word=0.2, end=20)
+    system.wait_until_up()
+    system.say("supervisor", op="start", kind="listener")
+    until(lambda: system.is_up() and len(home.running(system.folder)) == 4, what="the listener to run")
+    began = time.monotonic()
+    hypervisor.send_signal(signal.SIGINT)
+    assert hypervisor.wait(10) == 130
+    assert time.monotonic() - began < 10
+    assert "SIGTERM" in system.recorded("listener")
     assert system.all_gone()
 
 

@@ -276,6 +276,12 @@ def test_idle_hosts_end_after_their_time(desk: Any, version: str) -> None:
     assert desk.exit(desk.run(version, "tasks", "ok"))["exit_status"] == 0
 
 
+def test_other_settings_hold_at_once(desk: Any, version: str) -> None:
+    assert desk.hello()["hosts"]
+    desk.launcher.set({"dag_host_idle_seconds": 0.1, "unknown": 1})
+    until(lambda: not desk.hello()["hosts"])
+
+
 def test_a_supervisor_that_comes_back_adopts_what_runs(desk: Any, system: Any) -> None:
     client = system()
     desk.client = client

@@ -20,8 +20,8 @@ from flux.running import recovery
 from flux.running.open_attempts import result_file
 from flux.running.recovery import Stock, clean_up, reap, take_stock
 from flux.states import Outcome
-from flux.store import held, jobs
-from flux.store.advance import Claimed, End
+from flux.store import held, jobs, transitions
+from flux.store.advance import Claimed, End, Holder
 from flux.structure import SensorStructure
 from flux.times import utc_now
 from tests.parts import NOW, Parts
@@ -34,10 +34,11 @@ def parts(tmp_path: Path) -> Iterator[Parts]:
     parts.close()
 
 
-def left_open(parts: Parts, tasks: Any = 1, **fields: Any) -> list[Claimed]:
-    """Attempts of a supervisor that has died, given to "launcher-1"."""
+def left_open(parts: Parts, tasks: Any = 1, *, queues: bool = False, **fields: Any) -> list[Claimed]:
+    """Attempts of a supervisor that has died, given to "launcher-1", or to an executor that queues."""
     parts.trigger(parts.define(tasks=tasks, **fields))
-    writer = parts.writer(64)
+    writer = parts.writer(64, claims=False)
+    writer.begin_claiming(Holder(parts.job, "launcher-1", "here", queues), [])
     parts.after(writer)
     writer.stop(10)
     return parts.claimed
@@ -85,6 +86,23 @@ def test_what_the_launcher_still_runs_is_adopted(parts: Parts) -> None:
     assert (parts.config.run_folder / "versions" / f"{version}.json").exists()
     ((found),) = parts.read(lambda connection: held.everything(connection, parts.structures.through(connection)))
     assert found.job_id == job
+
+
+def test_what_an_agent_runs_and_what_is_queued_is_nobody_elses_loss(parts: Parts) -> None:
+    begun, queued = left_open(parts, 2, queues=True)
+    agent = "agent-0123456789abcdef"
+    parts.write(
+        lambda connection: transitions.begin_attempt(
+            connection, begun.claim, agent=agent, host="node-1", pid=77, now=NOW
+        )
+    )
+    stock, job = stock_of(parts, launcher="launcher-2")
+    ((claimed, _, *of_agent),) = stock.remote
+    assert (claimed.claim, of_agent) == (begun.claim, [agent, "node-1", 77])
+    assert [claimed.claim for claimed, _ in stock.queued] == [queued.claim]
+    assert (stock.ends, stock.lost, stock.running) == ([], [], [])
+    found = parts.read(lambda connection: held.everything(connection, parts.structures.through(connection)))
+    assert {item.job_id for item in found} == {job}
 
 
 def test_what_has_ended_and_the_launcher_remembers_is_recorded_as_it_ended(parts: Parts) -> None:

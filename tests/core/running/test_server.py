@@ -347,3 +347,35 @@ def test_an_attempt_that_asks_after_its_end_was_cut_off_is_answered_by_the_next_
     until(served.endpoint.exists)
     assert served.value(item.claim, "variable", name="region") == "north"
     lines.close()
+
+
+def test_a_listener_process_is_handed_on_with_all_that_it_says(served: Served) -> None:
+    heard: list[wire.Message] = []
+
+    def came(connection: wire.Wire) -> Callable[[wire.Message], object]:
+        connection.send({"op": "providers", "providers": []})
+        return heard.append
+
+    def talk() -> wire.Message:
+        lines = wire.Lines(wire.connect(served.endpoint, timeout=10))
+        lines.send({"client": "listener"}, {"op": "ready"}, {"op": "told", "ids": [1]})
+        welcome = lines.receive(10)
+        lines.close()
+        return welcome
+
+    served.server.listener = came
+    assert served._in_thread(talk) == {"op": "providers", "providers": []}
+    served.parts.until(lambda: heard == [{"op": "ready"}, {"op": "told", "ids": [1]}])
+
+
+def test_where_nobody_takes_listeners_they_are_turned_away(served: Served) -> None:
+    def talk() -> None:
+        lines = wire.Lines(wire.connect(served.endpoint, timeout=10))
+        lines.send({"client": "listener"})
+        try:
+            lines.receive(10)
+        finally:
+            lines.close()
+
+    with pytest.raises(ConnectionError):
+        served._in_thread(talk)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -18,14 +19,17 @@ import pytest
 import sqlalchemy as sa
 
 from flux import process, wire
+from flux.builtin import core_verdict
 from flux.errors import AlreadyRunning, Refused
 from flux.loop import Loop
+from flux.plugins.catalogue import Catalogue
+from flux.plugins.verdict import ProviderState, Verdict
 from flux.running import actions
 from flux.running.components import launcher_environ
 from flux.running.supervisor import Supervisor
 from flux.running.supervisor_process import lock_database
 from flux.states import RunKind
-from flux.store import dags, jobs, runs
+from flux.store import announcing, dags, jobs, outbox, runs
 from flux.store.dags import DagVersion
 from flux.store.schema import task_instance
 from flux.times import utc_now
@@ -65,6 +69,8 @@ class Office:
         self.launcher: subprocess.Popen[bytes] | None = None
         self.supervisor: Supervisor | None = None
         self.ready: list[bool] = []
+        #: What the hypervisor would have heard, but for that.
+        self.said: list[dict[str, Any]] = []
         self.began, self.go = home / "began", home / "go"
         self.parts.at_close(self.end_launcher)
 
@@ -86,11 +92,18 @@ class Office:
                 process.send(pid, 9)
             self.launcher = None
 
-    def start(self) -> Supervisor:
-        """Start launcher and supervisor, and wait until the system takes work."""
+    def start(self, *verdicts: Verdict) -> Supervisor:
+        """Start launcher and supervisor with these providers beside core, and wait until the system takes work."""
         if self.launcher is None:
             self.start_launcher()
-        supervisor = Supervisor(self.parts.flux, self.parts.loop, os.environ, lambda: self.ready.append(True))
+        supervisor = Supervisor(
+            self.parts.flux,
+            self.parts.loop,
+            os.environ,
+            lambda: self.ready.append(True),
+            catalogue=Catalogue([core_verdict(), *verdicts]),
+            tell_hypervisor=self.said.append,
+        )
         self.supervisor = supervisor
         self.parts.at_close(lambda: supervisor.close() if self.supervisor is supervisor else None)
         self.ready.clear()
@@ -424,6 +437,50 @@ def test_a_database_thread_that_hangs_is_not_well(tmp_path: Path) -> None:
     office.parts.until(lambda: supervisor.is_well, seconds=20)
     assert office.ask(verb="status")["pid"] == os.getpid()
     office.parts.close()
+
+
+def test_a_clock_that_was_set_is_noticed(office: Office, capfd: pytest.CaptureFixture[str]) -> None:
+    """At the next tick; at once where the kernel tells."""
+    supervisor = office.start()
+    office.ask(verb="sync")
+
+    def is_said() -> bool:
+        return "the clock was set by 7200 s" in capfd.readouterr().err
+
+    supervisor._wall_offset -= 7200
+    office.parts.until(is_said, seconds=20)
+    supervisor._wall_offset -= 7200
+    try:
+        time.clock_settime_ns(time.CLOCK_REALTIME, time.clock_gettime_ns(time.CLOCK_REALTIME))
+    except PermissionError:
+        pytest.skip("this user may not set the clock")
+    office.parts.until(is_said, seconds=1.5)  # less than until the next tick
+
+
+def waiting(office: Office) -> int:
+    """Announcements in the outbox."""
+    return office.parts.read(lambda connection: outbox.waiting(connection, announcing.KINDS))
+
+
+def test_while_nobody_listens_what_was_announced_before_is_dropped(office: Office) -> None:
+    office.parts.write(lambda c: outbox.add_all(c, announcing.TASK_STATE, [(1, {})], utc_now()))
+    office.dag(CHAIN)
+    office.start()
+    assert office.said == [{"op": "end", "kind": "listener"}]
+    office.parts.until(lambda: waiting(office) == 0)
+
+
+def test_while_somebody_listens_all_is_announced_and_waits_for_the_listener_process(office: Office) -> None:
+    verdict = Verdict("acme", None, None, ProviderState.OK, module="acme", hooks=("flux_task_state_changed",))
+    office.dag(CHAIN)
+    office.start(verdict)
+    assert office.said == [{"op": "start", "kind": "listener"}]
+    office.trigger("chain")
+    office.await_run("chain", "success")
+    told = office.parts.read(lambda c: outbox.due(c, announcing.KINDS, utc_now()))
+    assert [(one.payload["task_id"], one.payload["state"]) for one in told] == [
+        ("first", "started"), ("first", "success"), ("second", "ready"), ("second", "started"), ("second", "success"),
+    ]  # fmt: skip
 
 
 def test_a_database_has_one_supervisor(office: Office) -> None:

@@ -226,6 +226,24 @@ def test_a_damaged_version_does_not_take_the_ends_of_other_dags_along(parts: Par
     assert [end.claim for end in parts.ended] == [of_good.claim]
 
 
+def test_a_damaged_version_is_said_once_and_others_start(parts: Parts, capfd: pytest.CaptureFixture[str]) -> None:
+    from flux.store.schema import dag_version
+
+    bad, good = parts.define("bad", tasks=3), parts.define("good")
+    parts.trigger(bad)
+    parts.trigger(good)
+    query = sa.update(dag_version).where(dag_version.c.id == bad.id).values(structure="{}")
+    parts.write(lambda connection: connection.execute(query))
+    parts.structures._known.clear()
+    writer = parts.writer()
+    parts.after(writer)
+    writer.look()
+    parts.after(writer)
+    assert {item.run.dag_id for item in parts.claimed} == {"good"}
+    said = capfd.readouterr().err
+    assert said.count("supervisor: ") == said.count(f"DAG version {bad.id} cannot be read") == 1
+
+
 def test_calls_answer_in_the_loop_with_the_value_or_the_error(parts: Parts) -> None:
     writer = parts.writer()
     values: list[object] = []

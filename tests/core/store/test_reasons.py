@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from flux.store import dags, pools
 from flux.store.dags import Reading
 from flux.store.reasons import reasons, run_reason
 from flux.store.runs import DagRun
-from flux.store.schema import task_instance
+from flux.store.schema import dag_version, task_instance
 from flux.structure import SensorStructure
 from tests.store_engine import NOW, Engine
 
@@ -23,7 +24,9 @@ SENSOR = SensorStructure(poke_interval=60.0, poke_timeout=10.0, timeout=3600.0)
 def why(engine: Engine, run: DagRun, task_id: str, *, parallelism: int = 8) -> list[Reason]:
     row_id = engine.rows(run)[task_id].id
     return engine.store.read(
-        lambda c: reasons(c, row_id, engine.structures.through(c), engine.now, parallelism=parallelism)
+        lambda c: reasons(
+            c, row_id, engine.structures.through(c), engine.now, executor="slurm", parallelism=parallelism
+        )
     )
 
 
@@ -36,6 +39,27 @@ def test_what_runs_or_is_done_has_no_reason(engine: Engine) -> None:
     engine.claim()
     engine.end("b", Outcome.FAILED)
     assert (why(engine, run, "a"), why(engine, run, "b")) == ([], [])
+
+
+def test_what_is_queued_names_its_executor_and_takes_its_room(engine: Engine) -> None:
+    run = engine.run(engine.dag({"a": {}, "b": {}}))
+    engine.holder = dataclasses.replace(engine.holder, queues=True)
+    engine.claim(1)
+    (queued, ready) = ("a", "b") if engine.states(run)["a"] == "queued" else ("b", "a")
+    (reason,) = why(engine, run, queued)
+    assert reason.code == "queued"
+    assert "queued at executor 'slurm' since 2026-01-05T02:00:00+00:00" in reason.message
+    (reason,) = why(engine, run, ready, parallelism=1)
+    assert reason.message == "The executor runs 1 attempts, parallelism is 1."
+
+
+def test_what_is_queued_again_names_why_it_was_not_launched(engine: Engine) -> None:
+    run = engine.run(engine.dag({"a": {}}))
+    engine.holder = dataclasses.replace(engine.holder, queues=True)
+    engine.claim()
+    engine.end("a", Outcome.NEVER_LAUNCHED, room=1)
+    (reason,) = why(engine, run, "a")
+    assert reason.message.endswith("no agent has begun. Attempt 1: never_launched by the test.")
 
 
 def test_a_waiting_task_names_the_upstreams_it_waits_for_and_its_rule(engine: Engine) -> None:
@@ -142,3 +166,12 @@ def test_a_task_whose_counters_are_wrong_is_promised_the_sweep(engine: Engine) -
     (reason,) = why(engine, run, "b")
     assert reason.code == "trigger_rule"
     assert reason.message.endswith("The sweep will mend it within 30 seconds.")
+
+
+def test_a_damaged_version_is_named(engine: Engine) -> None:
+    version = engine.dag({"a": {}})
+    run = engine.run(version)
+    engine.sql(sa.update(dag_version).where(dag_version.c.id == version.id).values(structure="{}"))
+    engine.structures._known.clear()
+    [reason] = why(engine, run, "a")
+    assert f"DAG version {version.id} cannot be read" in reason.message

@@ -10,12 +10,13 @@ from sqlalchemy import bindparam
 
 from flux.states import Outcome
 from flux.store import dags, pools
+from flux.store.keyed import Keyed
 from flux.store.runs import DagRun
 from flux.store.schema import task_instance
-from flux.store.scope import ROWS, Scope, chunks
+from flux.store.scope import ROWS, Scope
 from tests.store_engine import Engine
 
-_BY_NAME = ROWS.where(task_instance.c.task_id.in_(bindparam("names", expanding=True)))
+_BY_NAME = Keyed(ROWS, task_instance.c.task_id)
 _OF_RUN = ROWS.where(task_instance.c.dag_run_id == bindparam("run"))
 
 
@@ -27,11 +28,6 @@ def in_scope(engine: Engine, run: DagRun, look: Callable[[Scope, dict[str, Any]]
     engine.store.write(work)
 
 
-def test_chunks_hold_everything_once() -> None:
-    assert [list(chunk) for chunk in chunks(range(7), 3)] == [[0, 1, 2], [3, 4, 5], [6]]
-    assert list(chunks([])) == []
-
-
 def test_rows_bring_their_runs_and_structures_along(engine: Engine) -> None:
     run = engine.run(engine.dag({"a": {}, "b": {"upstream": ["a"]}}))
 
@@ -40,7 +36,7 @@ def test_rows_bring_their_runs_and_structures_along(engine: Engine) -> None:
         assert scope.task(rows["b"]).upstream == (0,)
         assert scope.structure(rows["a"]).dag_id == "sales"
         many = [*(f"x{number}" for number in range(1200)), "a"]
-        assert [row.task_id for row in scope.rows_in(_BY_NAME, "names", many)] == ["a"]
+        assert [row.task_id for row in scope.rows_of(_BY_NAME, many)] == ["a"]
 
     in_scope(engine, run, look)
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+import sqlalchemy as sa
+
+from flux.errors import DamagedVersion
+from flux.store.schema import dag_version
 from flux.store.structures import StructureCache
 from tests.store_engine import Engine
 
@@ -23,3 +28,16 @@ def test_those_used_last_are_kept(engine: Engine) -> None:
     get(2)
     assert get(0) is first
     assert get(1) is not second
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[]", '{"tasks": [{}]}'])
+def test_a_structure_that_cannot_be_read_is_named_and_not_kept(engine: Engine, text: str) -> None:
+    version = engine.dag({"a": {}})
+    cache = StructureCache()
+    engine.sql(sa.update(dag_version).where(dag_version.c.id == version.id).values(structure=text))
+    with pytest.raises(DamagedVersion, match=f"DAG version {version.id} cannot be read"):
+        engine.store.read(lambda c: cache.through(c)(version.id))
+    engine.sql(
+        sa.update(dag_version).where(dag_version.c.id == version.id).values(structure=version.structure.to_json())
+    )
+    assert engine.store.read(lambda c: cache.through(c)(version.id)) == version.structure

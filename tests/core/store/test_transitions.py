@@ -17,18 +17,20 @@ from flux.store.schema import attempt, task_instance
 from tests.store_engine import NOW, Engine
 
 CLAIM = 4711
-#: Built when their issues come: queueing executors, and clearing by hand.
-NOT_YET = {Event.BEGIN, Event.CLEAR}
+#: Built when its issue comes: clearing by hand.
+NOT_YET = {Event.CLEAR}
 RULES = {Event.RULE_SKIP, Event.RULE_FAIL}
 OPENINGS = {Event.CLAIM, Event.DEFER, Event.ENQUEUE}
 ENDINGS = {Event.SUCCEED, Event.SKIP, Event.FAIL, Event.RETRY, Event.REQUEUE}
 MARKS = {Event.MARK_SUCCESS, Event.MARK_FAILED, Event.MARK_SKIPPED, Event.REMOVE}
 
 
-def opening(row_id: int, *, number: int = 2, claim: int = 99) -> tuple[dict[str, Any], dict[str, Any]]:
-    move = {
-        "b_id": row_id, "b_attempt": number, "b_claim": claim, "b_job_id": 1, "b_now": NOW, "b_deadline_at": None,
-    }  # fmt: skip
+def opening(
+    row_id: int, event: Event = Event.CLAIM, *, number: int = 2, claim: int = 99
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    move = {"b_id": row_id, "b_attempt": number, "b_claim": claim, "b_job_id": 1, "b_deadline_at": None}
+    if event is not Event.ENQUEUE:
+        move["b_now"] = NOW
     return move, {"task_instance_id": row_id, "attempt": number, "claim": claim, "job_id": 1, "started_at": NOW}
 
 
@@ -52,9 +54,16 @@ def apply(connection: sa.Connection, event: Event, row_id: int) -> None:
         transitions.mark(connection, event, [row_id], "why", NOW)
     elif event in ENDINGS:
         transitions.end_attempts(connection, event, [ending(event)])
+    elif event is Event.BEGIN:
+        if not begin(connection):
+            raise StaleState("nobody holds it as queued")
     else:
-        move, opened = opening(row_id)
+        move, opened = opening(row_id, event)
         transitions.open_attempts(connection, event, [move], [opened])
+
+
+def begin(connection: sa.Connection, agent: str = "agent-1") -> bool:
+    return transitions.begin_attempt(connection, CLAIM, agent=agent, host="node-1", pid=77, now=NOW)
 
 
 @pytest.fixture
@@ -101,7 +110,7 @@ def test_an_event_moves_a_task_instance_from_its_states_and_from_no_other(
 
 
 def test_every_event_but_those_of_later_issues_has_a_statement() -> None:
-    assert {Event.READY, Event.WAKE} | RULES | MARKS | ENDINGS | OPENINGS == set(Event) - NOT_YET
+    assert {Event.READY, Event.WAKE, Event.BEGIN} | RULES | MARKS | ENDINGS | OPENINGS == set(Event) - NOT_YET
 
 
 @pytest.mark.parametrize("event", sorted(ENDINGS))
@@ -119,7 +128,7 @@ def test_a_blocked_task_instance_or_one_that_another_attempt_began_is_not_claime
     engine: Engine, run: DagRun, put: Callable[[State], int], event: Event
 ) -> None:
     row_id = put(State.READY)
-    move, opened = opening(row_id, number=1)
+    move, opened = opening(row_id, event, number=1)
     with pytest.raises(StaleState):
         engine.store.write(lambda c: transitions.open_attempts(c, event, [move], [opened]))
     engine.sql(sa.update(task_instance).values(blocked_on="pool:1"))
@@ -127,6 +136,28 @@ def test_a_blocked_task_instance_or_one_that_another_attempt_began_is_not_claime
         engine.store.write(lambda c: apply(c, event, row_id))
     assert engine.states(run) == {"load": State.READY}
     assert [one.attempt for one in engine.attempts(run, "load")] == [1]
+
+
+def test_a_queued_attempt_is_begun_by_one_agent_and_says_by_whom_and_when(
+    engine: Engine, run: DagRun, put: Callable[[State], int]
+) -> None:
+    put(State.QUEUED)
+    assert engine.store.write(begin)
+    (row,) = engine.attempts(run, "load")
+    assert (row.launcher, row.host, row.pid, row.started_at) == ("agent-1", "node-1", 77, NOW)
+    assert engine.rows(run)["load"].started_at == NOW
+    assert not engine.store.write(lambda connection: begin(connection, "agent-2"))
+    assert engine.attempts(run, "load")[0].launcher == "agent-1"
+
+
+def test_an_agent_that_is_written_down_again_is_the_same(
+    engine: Engine, run: DagRun, put: Callable[[State], int]
+) -> None:
+    """A commit whose answer was lost is done again."""
+    put(State.QUEUED)
+    assert engine.store.write(begin)
+    assert engine.store.write(begin)
+    assert engine.states(run) == {"load": State.STARTED}
 
 
 def test_one_row_that_moved_takes_the_whole_transaction_back(engine: Engine) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flux.errors import NotFound, Refused
+from flux.errors import NotFound, PluginError, Refused
 
 if TYPE_CHECKING:
     from flux.app import Flux
@@ -36,7 +36,8 @@ def texts(flux: Flux, place: Place, *, attempt: int | None, follow: bool) -> Ite
     """Yield the log in pieces; with `follow` until its attempt, or without `attempt` the task instance, has ended.
 
     Raises:
-        NotFound: there is no such attempt, or its log is gone.
+        NotFound: there is no such attempt, or its log is gone and no log handler has kept it.
+        PluginError: its log is gone, and a log handler fails.
         Refused: there is no attempt yet and `follow` is not set.
     """
     if not follow:
@@ -59,9 +60,30 @@ def _whole(flux: Flux, place: Place, attempt: int | None) -> Iterator[str]:
     path = _path(flux, place, attempt or latest)
     log = Tail(path)
     if not log.exists():
-        raise NotFound(f"The log {str(path)!r} is gone.")
+        yield _kept(flux, place, attempt or latest, path)
+        return
     yield from log.read()
     yield log.end()
+
+
+def _kept(flux: Flux, place: Place, attempt: int, path: Path) -> str:
+    """The log of an attempt as the first log handler that has it gives it. Bad UTF-8 is replaced."""
+    from flux import drivers
+
+    log = drivers.KeptLog(place.run.dag_id, place.run.run_id, place.task_id, place.map_index, attempt, path)
+    for name, handler in drivers.log_handlers(flux.config.log_handlers).items():
+        try:
+            data = handler.read(log)
+        except Exception as error:
+            raise PluginError(
+                f"The log {str(path)!r} is gone, and log handler {name!r} cannot read it: "
+                f"{type(error).__name__}: {error}."
+            ) from error
+        if data is not None and not isinstance(data, bytes):
+            raise PluginError(f"Log handler {name!r} returned a {type(data).__name__}. It must be bytes or None.")
+        if data is not None:
+            return data.decode("utf-8", "replace")
+    raise NotFound(f"The log {str(path)!r} is gone.")
 
 
 def _growing(flux: Flux, place: Place, number: int) -> Iterator[str]:

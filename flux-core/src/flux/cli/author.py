@@ -18,17 +18,18 @@ def load(dag_id: str, config: Config) -> DAG:
     Raises:
         NotFound: none does; says which files could not be read.
     """
-    from flux import dag_file, dag_folder
+    from flux import dag_file, dag_folder, providers_here
 
     folder = config.dags_folder
     finder = dag_file.SourceFinder(str(folder))
+    providers = providers_here.of(config)
     known: set[str] = set()
     broken: list[str] = []
     name = dag_id.encode()
     paths = dag_folder.dag_files(folder)
     for path in sorted(paths, key=lambda path: name not in (folder / path).read_bytes()):
         try:
-            found = dag_file.read(finder, path).dags
+            found = dag_file.read(finder, path, providers).dags
         except DagFileError as error:
             broken.append(f"{path}: {error}")
             continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,7 @@ def _read(files: Sequence[_File], config: Config) -> dict[_File, Mapping[str, An
 
     loop = Loop()
     answers: dict[_File, Mapping[str, Any]] = {}
+    rules = {folder: _rules(folder, config) for folder in {folder for folder, _ in files}}
 
     def take(launcher: LauncherClient, message: Mapping[str, Any]) -> None:
         if message["op"] == "read":
@@ -70,10 +72,12 @@ def _read(files: Sequence[_File], config: Config) -> dict[_File, Mapping[str, An
 
     def ask(launcher: LauncherClient, number: int) -> None:
         folder, name = files[number]
+        if number == 0 or folder != files[number - 1][0]:
+            launcher.set({"provider_rules": rules[folder]})
         launcher.read(number, str(folder), name, config.import_timeout_seconds)
 
-    with tempfile.TemporaryDirectory(prefix="flux-check-") as folder:
-        launcher = LauncherClient.private(loop, folder, take, loop.stop)
+    with tempfile.TemporaryDirectory(prefix="flux-check-") as run_folder:
+        launcher = LauncherClient.private(loop, run_folder, take, loop.stop)
         try:
             ask(launcher, 0)
             loop.run()
@@ -83,6 +87,14 @@ def _read(files: Sequence[_File], config: Config) -> dict[_File, Mapping[str, An
     if len(answers) < len(files):
         raise DagFileError("The launcher ended while it read this file.", file=files[len(answers)][1])
     return answers
+
+
+def _rules(folder: Path, config: Config) -> Mapping[str, Any]:
+    """What the providers mean to the files of a folder, which may have a one-file provider of its own."""
+    from flux import providers
+
+    there = replace(config, dags_folder=folder)
+    return providers.rules(providers.find(there, lenient=True), there)
 
 
 def _taken(answers: Mapping[_File, Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import click
 
 from flux.cli import output, session
 from flux.cli.group import Noun
+from flux.errors import DatabaseTooOld
 
 
 @click.group(cls=Noun)
@@ -20,7 +21,7 @@ def db() -> None:
 
 @db.command()
 def upgrade() -> None:
-    """Bring the database to the newest schema. Safe to repeat.
+    """Bring the database to the newest schema, with the tables that other packages have in it. Safe to repeat.
 
     \b
     Example:
@@ -43,4 +44,9 @@ def check() -> None:
       flux db check
     """
     with session.opened() as flux:
+        behind = flux.packages_behind()
+        if behind:
+            raise DatabaseTooOld(
+                f"Tables of {', '.join(behind)} are not at their newest revision. Run `flux db upgrade`."
+            )
         output.note(f"Database {flux.store.url} can be reached and has the newest schema.")

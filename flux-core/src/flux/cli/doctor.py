@@ -72,6 +72,8 @@ def examine() -> Iterator[Finding]:
         return
     yield from _folders(config)
     yield from _space(config)
+    yield from _drivers(config)
+    yield from _providers(config)
     try:
         flux = Flux.open(config)
     except FluxError as error:
@@ -79,7 +81,7 @@ def examine() -> Iterator[Finding]:
         return
     with flux:
         yield Finding("database", "ok", f"{flux.store.url} has the newest schema.")
-        for look in (_system, _clock, _import_errors, _file_warnings, _pools):
+        for look in (_system, _clock, _import_errors, _file_warnings, _pools, _connections):
             yield from _guarded(look, flux)
 
 
@@ -147,6 +149,59 @@ def _space(config: Config) -> Iterator[Finding]:
         yield Finding("disk", "ok", f"{free // 1_000_000} MB are free for logs.")
 
 
+def _drivers(config: Config) -> Iterator[Finding]:
+    from flux import drivers
+
+    for option, load in (("secrets_backends", drivers.secrets_backends), ("log_handlers", drivers.log_handlers)):
+        for name in getattr(config, option):
+            check = option.replace("_", " ")
+            try:
+                load([name])
+            except FluxError as error:
+                yield Finding(check, "error", str(error), f"Mend it, or take {name!r} out of the option {option}.")
+            else:
+                yield Finding(check, "ok", f"{name!r} can be loaded.")
+
+
+def _providers(config: Config) -> Iterator[Finding]:
+    """Providers that take no part against anybody's will, names that lead nowhere, and listeners that keep failing."""
+    from flux import providers
+    from flux.plugins.verdict import ProviderState
+    from flux.running import listeners
+
+    catalogue = providers.find(config, os.environ, lenient=True)
+    well = True
+    names = {verdict.name for verdict in catalogue.verdicts}
+    for name in config.providers_required:
+        if name not in names:
+            well = False
+            message = f"Provider {name!r} is required (by providers_required) and not installed: Flux does not start."
+            yield Finding("providers", "error", message, f"Run `pip install flux-provider-{name}`, or mend the option.")
+    for verdict in catalogue.verdicts:
+        is_off = verdict.state is ProviderState.DISABLED
+        is_wanted = not is_off or verdict.name in config.providers_required
+        if not verdict.is_ok and is_wanted:
+            well = False
+            remedy = f"Mend or upgrade it, or disable it; `flux provider show {verdict.name}` tells more."
+            if verdict.name in config.providers_required:
+                what = "Take it out of the option that switches it off" if is_off else "Mend or upgrade it"
+                remedy = f"{what}, or out of providers_required: Flux does not start."
+            yield Finding("providers", "error", providers.problem(verdict), remedy)
+    if config.executor not in {offer.ref.name for offer in catalogue.executors()}:
+        named = f"Executor {config.executor!r}, named by {config.sources['executor']}, does not exist"
+        yield Finding("executor", "error", f"{named}: Flux does not start.", "Mend the option, or its provider.")
+    for warning in catalogue.warnings:
+        well = False
+        yield Finding("providers", "warning", warning, "Mend the option that the message names.")
+    for state in listeners.states(config.run_folder):
+        if state.is_off:
+            well = False
+            message = f"Provider {state.provider!r} is told of no changes any more: {state.reason}"
+            yield Finding("providers", "warning", message, "Mend its listener, then start Flux anew.")
+    if well:
+        yield Finding("providers", "ok", f"{len(names)} providers, with core: all that are to take part do.")
+
+
 def _system(flux: Flux) -> Iterator[Finding]:
     from flux.running import actions
 
@@ -204,3 +259,45 @@ def _pools(flux: Flux) -> Iterator[Finding]:
         yield Finding("pools", "warning", message, f"Run `flux pool set {pool.name} SLOTS`.")
     if not missing and not small:
         yield Finding("pools", "ok", "Every pool that tasks name is there and large enough.")
+
+
+def _connections(flux: Flux) -> Iterator[Finding]:
+    """Whether what is stored can be decrypted and what the environment has be read, and who offers the types."""
+    from flux import connection, connection_fields, encryption, providers
+    from flux.running.connections import open_sealed
+    from flux.store import connections
+
+    stored = flux.store.read(connections.every)
+    key_file = flux.config.secret_key_file
+    is_readable = False
+    if key_file.exists() or any(each.secrets for each in stored):
+        try:
+            keys = encryption.read(key_file)
+        except FluxError as error:
+            yield Finding("key file", "error", str(error), "Do what the message says; stored secrets wait for it.")
+        else:
+            is_readable = True
+            yield Finding("key file", "ok", f"{key_file} has {len(keys.lines)} keys.")
+    outside = connection.environment_ids(os.environ)
+    catalogue = providers.find(flux.config, os.environ, lenient=True) if stored or outside else None
+    for conn_id in outside:
+        try:
+            found = connection.from_environment(conn_id, os.environ)
+            kind = None if found is None else connection_fields.type_of(catalogue, found.type)
+            if found is not None and kind is not None:
+                connection_fields.complete(found, kind)
+        except FluxError as error:
+            remedy = f"Mend {connection.variable_name(conn_id)}, or unset it."
+            yield Finding("connections", "error", str(error), remedy)
+    for each in stored:
+        if is_readable:
+            try:
+                open_sealed(each, lambda: encryption.read(key_file))
+            except FluxError as error:
+                yield Finding("connections", "error", str(error), f"Put its key back, or add {each.conn_id!r} again.")
+        if catalogue is not None and connection_fields.type_of(catalogue, each.type) is None:
+            message = f"Connection {each.conn_id!r} has type {each.type!r}, which no provider here offers."
+            remedy = f"Install the provider of {each.type!r}; `flux provider list` shows those that are there."
+            yield Finding("connections", "warning", message, remedy)
+    if stored:
+        yield Finding("connections", "ok", f"{len(stored)} connections are stored.")

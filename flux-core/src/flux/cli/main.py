@@ -6,6 +6,7 @@ traceback.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -28,7 +29,8 @@ COMMANDS = {
     "why": Entry("flux.cli.why:why", "Say what keeps a task instance from running."),
     "pool": Entry("flux.cli.pool:pool", "List, set and delete pools."),
     "variable": Entry("flux.cli.variable:variable", "List, get, set and delete variables."),
-    "connection": Entry("flux.cli.connection:connection", "List and show connections."),
+    "connection": Entry("flux.cli.connection:connection", "Add, list, show and test connections."),
+    "provider": Entry("flux.cli.provider:provider", "List, check and search providers, and begin a new one."),
     "job": Entry("flux.cli.job:job", "List the long-lived processes of Flux."),
     "audit": Entry("flux.cli.audit:audit", "List who did what."),
     "config": Entry("flux.cli.config:config", "List the options and where their values come from."),
@@ -36,7 +38,7 @@ COMMANDS = {
     "version": Entry("flux.cli.system:version", "Print the version."),
 }
 
-#: Commands that come with another distribution.
+#: Commands that come with another distribution, which the message names while it is not installed.
 ELSEWHERE = {"ui": "flux-ui", "worker": "flux-provider-celery"}
 
 root = LazyGroup(
@@ -51,6 +53,7 @@ root = LazyGroup(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. `arguments=None` takes the process's own."""
     if arguments is None:
+        _fill_descriptors()
         linux.forbid_inspection()  # the environment may hold the database's password
     try:
         answer = root.main(args=arguments, prog_name="flux", standalone_mode=False)
@@ -66,6 +69,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(str(error))
         return FAILED
     return answer if isinstance(answer, int) else DONE
+
+
+def _fill_descriptors() -> None:
+    """Open what is closed of descriptors 0 to 2, as under some cron: a pipe to a child would take their numbers."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    if sys.stdin is None:
+        sys.stdin = os.fdopen(0, encoding="utf-8")
 
 
 def _complain(message: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
+from flux.errors import printable
 from flux.times import iso
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -19,7 +20,8 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 COLOURS = {
     "success": "green", "up": "green", "ok": "green", "running": "cyan", "started": "cyan", "failed": "red",
     "upstream_failed": "red", "error": "red", "down": "red", "lost": "red", "skipped": "magenta", "retrying": "yellow",
-    "deferred": "yellow", "degraded": "yellow", "warning": "yellow", "queued": "blue", "ready": "blue",
+    "deferred": "yellow", "degraded": "yellow", "warning": "yellow", "queued": "blue", "ready": "blue", "broken": "red",
+    "incompatible": "red", "conflict": "red", "disabled": "magenta",
 }  # fmt: skip
 
 
@@ -43,7 +45,9 @@ def plain(value: Any) -> Any:
 
 def document(value: Any) -> None:
     """Print `value` as the one JSON document on stdout."""
-    click.echo(json.dumps(plain(value), ensure_ascii=False, indent=2))
+    text = json.dumps(plain(value), ensure_ascii=False, indent=2)
+    # Half of a surrogate pair, as in names of files that are no UTF-8, stays as JSON escapes it.
+    click.echo(text.encode(errors="backslashreplace").decode())
 
 
 def note(text: str) -> None:
@@ -63,7 +67,7 @@ def styled(state: str) -> str:
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
     """Print rows under headings, in aligned columns; `empty` in their place, on stderr, when there is no row."""
-    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    cells = [["" if cell is None else printable(str(cell)) for cell in row] for row in rows]
     if not cells:
         note(empty)
         return
@@ -80,7 +84,7 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 def details(pairs: Iterable[tuple[str, object]]) -> None:
     """Print names and values, one pair a line, values aligned; pairs without a value are left out."""
-    shown = [(name, str(value)) for name, value in pairs if value not in (None, "", [], ())]
-    width = max((len(name) for name, _ in shown), default=0)
-    for name, value in shown:
+    lines = [(name, printable(str(value), keep="\n")) for name, value in pairs if value not in (None, "", [], ())]
+    width = max((len(name) for name, _ in lines), default=0)
+    for name, value in lines:
         click.echo(f"{click.style(name.ljust(width), bold=True)}  {styled(value)}")

@@ -95,7 +95,7 @@ def delete(name: str) -> None:
 
 
 @variable.command("import")
-@click.argument("file", type=click.File(encoding="utf-8"))
+@click.argument("file", type=click.File(encoding="utf-8-sig"))
 def import_variables(file: IO[str]) -> None:
     """Set variables from a JSON object in FILE ("-": stdin), all or none. Values that are no text are kept as JSON.
 
@@ -107,7 +107,7 @@ def import_variables(file: IO[str]) -> None:
 
     try:
         values = json.load(file)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Refused(f"File {file.name!r} is not JSON: {error}.") from error
     if not isinstance(values, dict):
         raise Refused(f'File {file.name!r} holds no JSON object. Write {{"name": "value", …}}.')

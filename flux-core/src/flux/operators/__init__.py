@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from flux.errors import NotFound
-
 if TYPE_CHECKING:
     from flux.operators.bash import BashOperator
     from flux.operators.branch import BranchPythonOperator, ShortCircuitOperator
@@ -33,14 +31,18 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    module = _MODULES.get(name)
-    if module is None:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        hint = "Operators of a provider are in its package, such as flux_provider_sql.operators."
-        raise AttributeError(str(NotFound.named("Operator", name, __all__, hint=hint)))
-    return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+if not TYPE_CHECKING:  # a type checker that saw it would take every name for granted
+
+    def __getattr__(name: str) -> Any:
+        module = _MODULES.get(name)
+        if module is not None:
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+        if not name[:1].isupper():  # a submodule, or what a tool looks for
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from flux.plugins import signpost
+
+        core = {__name__: __all__, "flux.sensors": importlib.import_module("flux.sensors").__all__}
+        raise signpost.missing("Operator", name, core)
 
 
 def __dir__() -> list[str]:

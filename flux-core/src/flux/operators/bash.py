@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import functools
 import io
 import os
@@ -12,9 +13,9 @@ import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from flux import process, results
+from flux import masking, process, results, secret
 from flux.context import Context
 from flux.errors import AuthoringError, FluxError, SkipTask
 from flux.operator import BaseOperator
@@ -31,7 +32,8 @@ class BashOperator(BaseOperator):
     """Run a command with `bash -c`; the last line of its output with something in it is the result.
 
     It runs in the process group of the attempt, so that one signal reaches it and what it starts. What it writes goes
-    to the log as it is. The task ends with the command; processes it leaves in the background are ended then.
+    to the log as it is, but for secrets that the task has asked for, which are masked. The task ends with the command;
+    processes it leaves in the background are ended then.
 
     Args:
         bash_command: the command, or the name of a template file that ends in .sh or .bash.
@@ -66,12 +68,12 @@ class BashOperator(BaseOperator):
 
     def execute(self, context: Context) -> str | None:
         """Run the command to its end."""
-        sys.stdout.flush()
+        masking.finish(sys.stdout)
         output = _LastLine()
-        if self.store_result or _log_descriptor() != 1:
+        if self.store_result or secret.forms() or _log_descriptor(sys.stdout) != 1:
             ended = self._run_and_read(output)
         else:
-            ended = self._wait(self._spawn(None))
+            ended = self._wait(self._spawn(None, None))
         if ended.exit_status in self._skip_codes:
             raise SkipTask(f"bash_command ended with exit code {ended.exit_status}")
         if ended.signal is not None:
@@ -96,10 +98,14 @@ class BashOperator(BaseOperator):
             time.sleep(0.01)
         self._wait(pid)
 
-    def _spawn(self, stdout: int | None) -> int:
+    def _spawn(self, stdout: int | None, stderr: int | None) -> int:
         try:
             self._pid = process.spawn(
-                ["bash", "-c", self.bash_command], env=self._environment(), cwd=self.cwd, stdout=stdout
+                ["bash", "-c", self.bash_command],
+                env=self._environment(),
+                cwd=self.cwd,
+                stdout=stdout,
+                stderr=stderr,
             )
         except FileNotFoundError as error:
             if self.cwd is not None and not Path(self.cwd).is_dir():
@@ -113,21 +119,29 @@ class BashOperator(BaseOperator):
         return ended
 
     def _run_and_read(self, output: _LastLine) -> process.Exit:
-        """Run the command with its output passed on in pieces, so that no amount of it is held in memory."""
-        reading, writing = os.pipe()
-        try:
+        """Run the command with its output passed on in pieces, so that no amount of it is held in memory.
+
+        What it writes to standard error is passed on only where it is to be masked; else it has the log itself.
+        """
+        is_masked = bool(secret.forms())
+        with contextlib.ExitStack() as stack:
+            pipes = [_Pipe(stack, sys.stdout, is_masked, output)]
+            if is_masked:
+                pipes.append(_Pipe(stack, sys.stderr, is_masked, None))
             try:
-                pid = self._spawn(writing)
+                try:
+                    pid = self._spawn(pipes[0].writing, pipes[1].writing if is_masked else None)
+                finally:
+                    for pipe in pipes:
+                        os.close(pipe.writing)
+                _pass_on(pipes, pid)
+                return self._wait(pid)
+            except Exception:
+                self.on_kill()
+                raise
             finally:
-                os.close(writing)
-            os.set_blocking(reading, False)
-            _pass_on(reading, pid, output)
-            return self._wait(pid)
-        except Exception:
-            self.on_kill()
-            raise
-        finally:
-            os.close(reading)
+                for pipe in pipes:
+                    pipe.finish()
 
     def _environment(self) -> dict[str, str] | None:
         if self.env is None:
@@ -203,30 +217,62 @@ class _LastLine:
             self._last, self.is_too_long = bytes(self._open), self._open_is_cut
 
 
-def _pass_on(reading: int, pid: int, output: _LastLine) -> None:
-    """Copy what comes from the pipe to our output until the command has ended or nobody can write any more.
+class _Pipe:
+    """A way from the command to one of our streams. `reading` is closed with the stack, `writing` by the caller.
 
-    Not until the end of the pipe alone: what the command left in the background may hold it open for ever.
+    Args:
+        is_masked: mask secrets on the way.
+        output: is fed what came, as it came; None: nobody is.
     """
-    write = _writer()
+
+    def __init__(self, stack: contextlib.ExitStack, stream: TextIO, is_masked: bool, output: _LastLine | None) -> None:
+        self._output = output
+        self._write = _writer(stream)
+        self._masker = masking.Masker() if is_masked else None
+        self.reading, self.writing = os.pipe()
+        stack.callback(os.close, self.reading)
+        os.set_blocking(self.reading, False)
+
+    def take(self, pieces: int) -> bool:
+        """Pass on what is there, up to a number of pieces; False: nobody can write any more."""
+        for _ in range(pieces):
+            try:
+                data = os.read(self.reading, _CHUNK)
+            except BlockingIOError:
+                return True
+            if not data:
+                return False
+            if self._output is not None:
+                self._output.feed(data)
+            self._write(data if self._masker is None else self._masker.feed(data))
+        return True
+
+    def finish(self) -> None:
+        """Pass on what was held back."""
+        if self._masker is not None:
+            self._write(self._masker.rest())
+
+
+def _pass_on(pipes: Sequence[_Pipe], pid: int) -> None:
+    """Pass on what comes from the pipes until the command has ended or nobody can write any more.
+
+    Not until the end of the pipes alone: what the command left in the background may hold them open for ever.
+    """
     poll = select.poll()
-    poll.register(reading, select.POLLIN)
+    for pipe in pipes:
+        poll.register(pipe.reading, select.POLLIN)
+    is_open = list(pipes)
     ended = _pidfd(pid)
     try:
         if ended is not None:
             poll.register(ended, select.POLLIN)
-        while True:
+        while is_open:
             poll.poll(None if ended is not None else _LOOK_SECONDS * 1000)
             is_over = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-            for _ in range(16 if is_over else 1):
-                try:
-                    data = os.read(reading, _CHUNK)
-                except BlockingIOError:
-                    break
-                if not data:
-                    return
-                output.feed(data)
-                write(data)
+            for pipe in list(is_open):
+                if not pipe.take(16 if is_over else 1):
+                    poll.unregister(pipe.reading)
+                    is_open.remove(pipe)
             if is_over:
                 return
     finally:
@@ -242,21 +288,21 @@ def _pidfd(pid: int) -> int | None:
         return None
 
 
-def _log_descriptor() -> int | None:
-    """The descriptor that sys.stdout writes to; None where it is no file (a notebook)."""
-    if not isinstance(sys.stdout, io.TextIOWrapper):
+def _log_descriptor(stream: TextIO) -> int | None:
+    """The descriptor that a stream writes to; None where it is no file (a notebook)."""
+    if not isinstance(stream, io.TextIOWrapper):
         return None
     try:
-        return sys.stdout.fileno()
+        return stream.fileno()
     except (OSError, ValueError):
         return None
 
 
-def _writer() -> Callable[[bytes], object]:
-    descriptor = _log_descriptor()
+def _writer(stream: TextIO) -> Callable[[bytes], object]:
+    descriptor = _log_descriptor(stream)
     if descriptor is None:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        return lambda data: sys.stdout.write(decoder.decode(data))
+        return lambda data: stream.write(decoder.decode(data))
     return functools.partial(_write_all, descriptor)
 
 

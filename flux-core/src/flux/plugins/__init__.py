@@ -6,13 +6,14 @@ wherever it needs the catalogue, and what a `Ref` names only when somebody uses 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
-from flux.errors import PluginError
+from flux.errors import PluginError, PolicyViolation, told
 
-__all__ = ["API_VERSION", "ConnectionType", "Field", "Ref", "hookimpl", "hookspec"]
+__all__ = ["API_VERSION", "ConnectionType", "Field", "PolicyViolation", "Ref", "hookimpl", "hookspec"]
 
 #: Version of the hooks, apart from the release number: minor, a hook or an argument was added; major, one was removed.
 API_VERSION = "1.0"
@@ -55,7 +56,16 @@ class Ref:
     target: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
+        for text in (self.name, self.path):
+            if not isinstance(text, str):
+                raise PluginError(
+                    f"Ref({self.name!r}, {self.path!r}): {text!r} is no text. Write Ref('Name', 'package.module:Name')."
+                )
         module, _, attribute = self.path.partition(":")
+        if not self.name.isprintable() or self.name != self.name.strip():
+            raise PluginError(
+                f"Ref({self.name!r}, {self.path!r}): its name has space around it, or what cannot be printed."
+            )
         if not self.name or not all(part.isidentifier() for part in (*module.split("."), attribute)):
             raise PluginError(
                 f"Ref({self.name!r}, {self.path!r}) names nothing. Write Ref('Name', 'package.module:Name')."
@@ -79,8 +89,7 @@ class Ref:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a module that calls sys.exit or asserts must not end its host
-            cause = f"{type(error).__name__}: {error}"
-            raise PluginError(f"{self.name!r} ({self.path}) cannot be loaded: {cause}.") from error
+            raise PluginError(f"{self.name!r} ({self.path}) cannot be loaded: {told(error)}.") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +105,8 @@ class Field:
     help: str = field(default="", kw_only=True)
 
 
+_SCHEME = re.compile(r"[a-z][a-z0-9_+.-]*")
+
 #: The settings every connection can have.
 StandardField = Literal["host", "port", "login", "password", "schema"]
 
@@ -105,6 +116,10 @@ class ConnectionType:
     """A kind of outside system: which client talks to it, and which settings it needs.
 
     Data only, so that a form needs no client library.
+
+    Raises:
+        PluginError: the name cannot be a URI's scheme, the client is no `Ref`, or a field is there twice or neither a
+            standard one nor a `Field`.
     """
 
     #: As in a connection's `type` and the scheme of its URI.
@@ -114,3 +129,21 @@ class ConnectionType:
     #: In the order a form shows them.
     fields: Sequence[StandardField | Field] = field(default=(), kw_only=True)
     default_port: int | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        who = f"ConnectionType({self.name!r})"
+        if not _SCHEME.fullmatch(str(self.name)):
+            raise PluginError(f"{who}: its name is also a URI's scheme. Use a-z, 0-9, '_', '+', '.' and '-'.")
+        if not isinstance(self.client, Ref):
+            raise PluginError(f"{who}: its client is {self.client!r}. Write Ref('Name', 'package.module:Name').")
+        standard = get_args(StandardField)
+        names = []
+        for each in self.fields:
+            if not isinstance(each, Field) and each not in standard:
+                raise PluginError(f"{who}: its field {each!r} is no Field, and none of {', '.join(standard)}.")
+            if isinstance(each, Field) and each.name in standard:
+                raise PluginError(f"{who}: its Field {each.name!r} is a standard one. Write it as {each.name!r} alone.")
+            names.append(each.name if isinstance(each, Field) else each)
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise PluginError(f"{who} has the field {twice[0]!r} twice. Give one of them another name.")

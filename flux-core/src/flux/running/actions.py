@@ -7,21 +7,26 @@ reacts at once. Everything works without a running system too: it finds the chan
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from flux import params, wire
-from flux.builtin import plugin_host
+from flux import params, providers, wire
+from flux.arguments import ID_LENGTH
+from flux.builtin import core_verdict
 from flux.dependencies import Reason
-from flux.errors import BadDate, NotFound, Refused
+from flux.errors import BadDate, FluxError, NotFound, PluginError, Refused
+from flux.executor import BaseExecutor
+from flux.plugins.catalogue import Catalogue
 from flux.running.scheduler import bound_schedule
 from flux.schedule import BoundSchedule, DataInterval
 from flux.states import RunKind, RunState, State
 from flux.store import advance, audit, dags, naming, pools, reasons, runs, upgrade, variables
 from flux.store.dags import Dag
+from flux.store.engine import check_text
 from flux.store.runs import DagRun
 from flux.store.structures import StructureCache
 from flux.store.upgrade import Upgrade
@@ -33,13 +38,14 @@ if TYPE_CHECKING:
 
     from flux.app import Flux
     from flux.config import Config
-    from flux.executor import BaseExecutor
 
 #: How long a command waits for a running system's answer; one that takes longer finds the change by itself.
 ANSWER_SECONDS = 2.0
 #: The same for reading the DAGs folder, which takes as long as the slowest changed file.
 SYNC_SECONDS = 60.0
 POLL_SECONDS = 0.2
+#: How long an executor may take to be made: less than a supervisor may be without a sign of life.
+_EXECUTOR_SECONDS = 8.0
 #: States that only a running system ends.
 _WAITING = frozenset({RunState.QUEUED, State.WAITING, State.READY, State.RETRYING, State.DEFERRED})
 
@@ -286,14 +292,61 @@ def _delete_logs(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def executor_of(config: Config) -> BaseExecutor:
+def executor_of(
+    config: Config, catalogue: Catalogue | None = None, *, seconds: float = _EXECUTOR_SECONDS
+) -> BaseExecutor:
     """Return a new executor as configured.
 
+    Args:
+        catalogue: where it is looked up; None: what a supervisor saved last, else core's own.
+        seconds: how long it may take to be made.
+
     Raises:
-        FluxError: there is none of that name.
+        FluxError: there is none of that name, or it cannot be made.
     """
-    executor: BaseExecutor = plugin_host().executor(config.executor)(config.parallelism)
-    return executor
+    offered = catalogue or providers.saved(config) or Catalogue([core_verdict()])
+    made: list[BaseExecutor | BaseException] = []
+
+    def make() -> None:
+        try:
+            made.append(_made_executor(offered.executor(config.executor), config))
+        except BaseException as error:
+            made.append(error)
+
+    # Its import and its constructor are a stranger's code, which may never return.
+    maker = threading.Thread(target=make, name="executor", daemon=True)
+    maker.start()
+    maker.join(seconds)
+    result = made[0] if made else TimeoutError(f"it is not there after {seconds:g} s")
+    if isinstance(result, BaseExecutor):
+        return result
+    source = config.sources["executor"]
+    if isinstance(result, NotFound):
+        lost = [providers.problem(verdict) for verdict in offered.verdicts if not verdict.is_ok]
+        raise NotFound(" ".join([f"{result} It is named by {source}.", *lost])) from result
+    reason = str(result) if isinstance(result, FluxError) else f"{type(result).__name__}: {result}"
+    raise PluginError(
+        f"Executor {config.executor!r} (from {source}) cannot be made: {reason.rstrip(': .')}."
+    ) from result
+
+
+def _made_executor(kind: Any, config: Config) -> BaseExecutor:
+    """An executor of that class, if it is one."""
+    if not (isinstance(kind, type) and issubclass(kind, BaseExecutor)):
+        raise TypeError(f"{kind!r} is no subclass of flux.executor.BaseExecutor")
+    made = kind(config.parallelism)
+    parallelism = getattr(made, "parallelism", None)
+    if not isinstance(parallelism, int) or parallelism < 1:
+        raise TypeError(f"its parallelism is {parallelism!r}; hand the number to super().__init__()")
+    return made
+
+
+def parallelism_of(config: Config) -> int:
+    """Return how many attempts the configured executor takes at once; of a provider's, what the option says."""
+    try:
+        return executor_of(config, Catalogue([core_verdict()])).parallelism
+    except NotFound:
+        return config.parallelism
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,8 +373,11 @@ def why(flux: Flux, dag_id: str, name: str, task_id: str, *, map_index: int | No
             return Answer(run.state, [waits])
         row, state = naming.task_instance_row(connection, run, task_id, map_index)
         structures = StructureCache().through(connection)
-        parallelism = executor_of(flux.config).parallelism
-        return Answer(state, reasons.reasons(connection, row, structures, utc_now(), parallelism=parallelism))
+        config = flux.config
+        found = reasons.reasons(
+            connection, row, structures, utc_now(), executor=config.executor, parallelism=parallelism_of(config)
+        )
+        return Answer(state, found)
 
     answer = flux.store.read(read)
     if answer.state in _WAITING and not is_running(flux):
@@ -361,7 +417,15 @@ def set_variable(flux: Flux, name: str, value: str, *, who: str) -> None:
 
 
 def set_variables(flux: Flux, values: Mapping[str, str], *, who: str) -> None:
-    """Set several variables, all or none. Their values are not audited."""
+    """Set several variables, all or none. Their values are not audited.
+
+    Raises:
+        Refused: a name is empty or too long, or a text cannot be stored.
+    """
+    for name, value in values.items():
+        if not 0 < len(name) <= ID_LENGTH:
+            raise Refused(f"Variable {name[:40]!r} has {len(name)} characters in its name. It needs 1 to {ID_LENGTH}.")
+        check_text(f"Variable {name!r}", name, value)
 
     def work(connection: sa.Connection, now: datetime) -> None:
         for name, value in values.items():

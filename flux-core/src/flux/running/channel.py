@@ -13,6 +13,7 @@ from typing import Any
 
 from flux import wire
 from flux.errors import FluxError
+from flux.secret import mask
 
 #: How long a question is repeated while no supervisor answers.
 RECONNECT_SECONDS = 60.0
@@ -65,7 +66,7 @@ class ChannelWorld:
         return value
 
     def progress(self, text: str) -> None:
-        self._ask("progress", text=text)
+        self._ask("progress", text=mask(text))
 
     def close(self) -> None:
         with self._lock:

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from flux import process
+from flux import drivers, process
+from flux.config import OPTIONS
 
 #: Bytes of a component's log after which its end moves to `<kind>.log.1`.
 LOG_BYTES = 10 * 1024 * 1024
-#: What the launcher, and with it whatever runs author code, never gets; nor what begins with `FLUX_CONN_`.
+#: What processes that run author or provider code never get; nor what begins with `FLUX_CONN_`, nor the settings of
+#: secrets backends and log handlers.
 _SECRETS = ("FLUX_DATABASE_URL", "FLUX_SECRET_KEY", "FLUX_SECRET_KEY_FILE")
 
 
@@ -32,6 +34,8 @@ class Component:
     vital: bool = True
     #: Is told by messages what to do, and ends the tasks when told to stop.
     controlled: bool = False
+    #: Runs only while a controlled component wants it.
+    on_demand: bool = False
 
 
 def of_system(
@@ -56,6 +60,7 @@ def of_system(
             "launcher", _python("flux.running.launcher", "--run-folder", str(run_folder)), launcher_environ(full)
         ),
         Component("supervisor", _python("flux.running.supervisor_process"), full, controlled=True),
+        Component("listener", _python("flux.running.listener"), without_secrets(full), vital=False, on_demand=True),
     ]
     if ui:
         address = (*(("--host", host) if host else ()), *(("--port", str(port)) if port is not None else ()))
@@ -65,8 +70,18 @@ def of_system(
 
 def launcher_environ(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the environment without secrets, and with a FLUX_CLAIM whose bytes attempts overwrite with theirs."""
-    clean = {name: value for name, value in environ.items() if not name.startswith(("FLUX_CONN_", *_SECRETS))}
-    return {**clean, "FLUX_CLAIM": process.NO_CLAIM}
+    return {**without_secrets(environ), "FLUX_CLAIM": process.NO_CLAIM}
+
+
+def without_secrets(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment for a process that runs code of others: no database, no key, no connections."""
+    options = {option.variable for option in OPTIONS}
+    settings = (*drivers.settings_prefixes(drivers.SECRETS_BACKENDS), *drivers.settings_prefixes(drivers.LOG_HANDLERS))
+    return {
+        name: value
+        for name, value in environ.items()
+        if not name.startswith(("FLUX_CONN_", *_SECRETS)) and (name in options or not name.startswith(settings))
+    }
 
 
 def _python(module: str, *arguments: str) -> tuple[str, ...]:

@@ -10,7 +10,6 @@ does one for `DAG(fork=False)`. These run in fresh interpreters, started by a ho
 
 from __future__ import annotations
 
-import dataclasses
 import faulthandler
 import functools
 import gc
@@ -21,12 +20,13 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from flux import attempt, dag_file, linux, process, wire
 from flux.attempt import AttemptSpec
+from flux.dag_providers import DagProviders
 from flux.errors import DagFileError
 from flux.loop import Loop, Timer
 from flux.running import attempt_processes, pokes, runner
@@ -53,6 +53,8 @@ class Order:
     path: str | None = None
     #: Of a stored version; None: what is on the disk.
     contents: dict[str, bytes] | None = None
+    #: Of the providers; see `flux.providers.rules`.
+    rules: Mapping[str, Any] = field(default_factory=dict)
 
 
 def serve(order: Order, sock: socket.socket, output: int) -> NoReturn:
@@ -93,7 +95,7 @@ def _import(order: Order, output: int) -> tuple[dag_file.DagFile | None, Message
     sockets = _sockets()
     finder = dag_file.SourceFinder(order.folder, order.contents)
     try:
-        file = dag_file.read(finder, order.path)
+        file = dag_file.read(finder, order.path, DagProviders(order.rules))
         structures = file.structures()
         sources = {} if order.contents is not None else dag_file.store_sources(order.run_folder, file.sources())
         _preload(file)
@@ -263,10 +265,11 @@ class DagHost:
     def _launch(self, spec: AttemptSpec, message: Message, log: int) -> int:
         """Start the process of an attempt, the standby or a new one, and return its pid."""
         standby, self._standby = self._standby, None
+        given = standby is not None and standby.give(message, log)
         self._started_at = time.monotonic()
         self._plan_standby(0.0)
         if standby is not None:
-            if standby.give(message, log):
+            if given:
                 self._standbys.discard(standby.pid)
                 return standby.pid
             standby.end()
@@ -285,7 +288,7 @@ class DagHost:
         attempt_processes.write_header(spec)
         if self._file is not None:
             runner.run(self._file, spec)
-        self._exec({"version": version, "spec": dataclasses.asdict(spec)})
+        self._exec({"version": version, "spec": attempt.flat(spec)})
 
     def _leave(self) -> None:
         """In a new process: let go of what is the host's."""
@@ -338,8 +341,9 @@ class DagHost:
 
     def _exec(self, order: Message, *, keep: Iterable[int] = ()) -> NoReturn:
         """Go on as a fresh interpreter that reads its order from standard input."""
+        order = {"run_folder": self._order.run_folder, "rules": self._order.rules, **order}
         descriptor = os.memfd_create("flux-order")
-        os.write(descriptor, json.dumps({"run_folder": self._order.run_folder, **order}).encode())
+        os.write(descriptor, json.dumps(order).encode())
         os.lseek(descriptor, 0, os.SEEK_SET)
         os.dup2(descriptor, 0)
         for number in keep:
@@ -402,7 +406,7 @@ class DagHost:
             runner.begin(log, specs[0].claim if len(specs) == 1 else 0)
             if self._file is not None:
                 pokes.run(self._file, specs, report)
-            order = {"version": batch.version, "specs": [dataclasses.asdict(spec) for spec in specs]}
+            order = {"version": batch.version, "specs": [attempt.flat(spec) for spec in specs]}
             self._exec({**order, "report_fd": report}, keep=[report])
         except BaseException:
             sys.excepthook(*sys.exc_info())

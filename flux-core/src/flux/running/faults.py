@@ -15,8 +15,8 @@ from typing import Literal, NamedTuple, get_args
 from flux.errors import ConfigError
 
 Point = Literal[
-    "after_run_commit",  # a DAG run is in the store, nobody was told
     "after_claim_commit",  # the attempt is in the store, the launcher does not know it yet
+    "after_agent_start",  # an agent's start is in the store, it was not answered
     "after_launch",  # the launcher has been told to run it
     "before_end_commit",  # the attempt's exit is known here, not in the store
     "after_end_commit",  # its end is in the store, the launcher's exit message is not acknowledged

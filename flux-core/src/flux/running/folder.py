@@ -1,33 +1,38 @@
 """Brings the store up to the DAGs folder: finds changed files by content, has each read in a process of its own.
 
-The kernel tells of changes at once (inotify); a scan every few seconds is the safety net, for file systems and moves it
-does not tell of. A scan compares time stamps first and contents then, so a file is read once for each content. A DAG
-file is read again when anything it was read from has changed: modules below the folder, template files.
+The kernel tells of changes at once (inotify); a scan every `scan_seconds` is the safety net, for file systems and moves
+it does not tell of. A scan compares time stamps first and contents then, so a file is read once for each content. A
+DAG file is read again when anything it was read from has changed: modules below the folder, template files.
 """
 
-# ruff: noqa: PTH116, PTH118
+# ruff: noqa: PTH116, PTH118, PTH120
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from flux import linux
 from flux.config import Config
 from flux.dag_file import dag_files
+from flux.dag_folder import PROVIDER_FILE
 from flux.errors import FluxError, StoreError
 from flux.loop import Loop, Timer
+from flux.running.folder_paths import Identity, folders_below, identity_of, way_to
 from flux.running.versions import Shelved, shelve
 from flux.store import dags
 from flux.store.dags import DagFile, Reading, Registered
 from flux.times import utc_now
+from flux.wire import write_file
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -95,6 +100,8 @@ class Folder:
     Args:
         on_changed: called in the loop with the DAGs of a file that was read, after they were stored, and with an
             empty list when a file is gone.
+        on_provider_changed: called when the one-file provider of the folder is another than before; nothing is read
+            until `obey` or `go_on` is called. None: nobody judges it again.
     """
 
     def __init__(
@@ -104,6 +111,7 @@ class Folder:
         database: Database,
         launcher: Callable[[], LauncherClient | None],
         on_changed: Callable[[Sequence[Registered], Sequence[Shelved]], object],
+        on_provider_changed: Callable[[], object] | None = None,
     ) -> None:
         self._config = config
         self._root = str(config.dags_folder)
@@ -111,6 +119,8 @@ class Folder:
         self._database = database
         self._launcher = launcher
         self._on_changed = on_changed
+        self._on_provider_changed = on_provider_changed
+        self._provider = self._stamp(PROVIDER_FILE)
         self._known: dict[str, _Known] = {}
         self._is_loaded = False
         self._waiting: deque[str] = deque()
@@ -119,16 +129,28 @@ class Folder:
         self._began: dict[int, float] = {}
         #: Looked at while they were being read: looked at once more when that is done.
         self._missed: set[str] = set()
+        #: Being read by rules of the providers that hold no more: read again when that is done.
+        self._outdated: set[str] = set()
+        #: The one-file provider is being judged: what may be imported is not known.
+        self._awaits_rules = False
+        #: What providers refuse and decide by, until every file was read under it; None: that is so.
+        self._rules: Mapping[str, Any] | None = None
+        #: All files are to be read, also those that have not changed, when it is known which there are.
+        self._rereads_all = False
+        #: Broken files are read once more: what they lacked may have been installed while nothing ran.
+        self._retries_broken = False
         #: Files with names that are not UTF-8, as they are shown.
         self._misnamed: set[str] = set()
-        #: Device and inode of the folder itself.
-        self._root_inode: tuple[int, int] | None = None
+        #: Which folder the root was at the last glance.
+        self._root_identity: Identity | None = None
         self._storing = 0
         self._numbers = 0
         self._syncs: list[Callable[[], object]] = []
         self._watcher: linux.Inotify | None = None
-        #: (path, (device, inode)): a folder that was put in the place of another is a new one.
-        self._watched: set[tuple[str, tuple[int, int]]] = set()
+        self._watched: set[tuple[str, Identity]] = set()
+        #: The entries that make the root what it is, and the watched folders in which nothing else matters.
+        self._way: set[str] = set()
+        self._beside: set[str] = set()
         self._settling: Timer | None = None
 
     # --- watching --------------------------------------------------------------------------------------------------
@@ -141,8 +163,9 @@ class Folder:
             print(f"folder: no notice of changes ({error}); scanning only", file=sys.stderr, flush=True)
         else:
             self._loop.add_reader(self._watcher.fd, self._noticed)
+        self._retries_broken = True
         self.load()
-        self._loop.call_later(self._config.scan_seconds, self._scan_again)
+        self._loop.every(self._config.scan_seconds, self._scan_again)
 
     def sync(self, done: Callable[[], object]) -> None:
         """Read what has changed by now, and call `done` when all of it is stored."""
@@ -157,6 +180,48 @@ class Folder:
         self._reading.clear()
         self._missed.clear()
         self._read_next()
+
+    def obey(self, rules: Mapping[str, Any]) -> None:
+        """Read every file again if providers refuse or decide otherwise than when the files were read last.
+
+        That outlives this process: files are read for what changed while nothing ran, and so are the rules.
+
+        Args:
+            rules: see `flux.providers.rules`; the launcher obeys them already.
+        """
+        decisive = {name: rules[name] for name in ("refused", "policies") if rules.get(name)}
+        if decisive != (self._kept_rules() if self._rules is None else self._rules):
+            self._rules = decisive
+            self._rereads_all = True
+        self._awaits_rules = False
+        if self._is_loaded and self._rereads_all:
+            self._scan()
+        else:
+            self._read_next()
+
+    def go_on(self) -> None:
+        """Read by the rules of before: there are no others."""
+        self._awaits_rules = False
+        self._read_next()
+
+    @property
+    def _rules_file(self) -> Path:
+        return self._config.run_folder / "folder-rules.json"
+
+    def _kept_rules(self) -> Mapping[str, Any]:
+        try:
+            kept: Mapping[str, Any] = json.loads(self._rules_file.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return kept
+
+    def _keep_rules(self) -> None:
+        """Everything was read by the new rules and is stored."""
+        try:
+            write_file(str(self._rules_file), json.dumps(self._rules).encode())
+        except OSError as error:  # the next system reads all files once more
+            print(f"folder: {error}", file=sys.stderr, flush=True)
+        self._rules = None
 
     def load(self) -> None:
         """Learn what the store has, and read what has changed since."""
@@ -178,8 +243,12 @@ class Folder:
 
     def _noticed(self) -> None:
         assert self._watcher is not None
-        if self._watcher.read() and self._settling is None:
+        if self._settling is None and any(self._matters(path) for path, _ in self._watcher.read()):
             self._settling = self._loop.call_later(_SETTLE_SECONDS, self._scan_settled)
+
+    def _matters(self, path: str) -> bool:
+        """Whether a change of this entry may be one of the DAGs folder; "" stands for any entry."""
+        return path in self._way or os.path.dirname(path) not in self._beside
 
     def _scan_settled(self) -> None:
         self._settling = None
@@ -189,57 +258,70 @@ class Folder:
     def _scan_again(self) -> None:
         if self._is_loaded:
             self._scan()
-        self._loop.call_later(self._config.scan_seconds, self._scan_again)
 
     def glance(self) -> None:
-        """Scan if the folder is another one than before: a symbolic link that was moved on tells nobody.
-
-        Cheap enough for every second.
-        """
-        try:
-            status = os.stat(self._root)
-        except OSError:
+        """Scan if the folder is another one than before, as far as inotify has not told: cheap enough to do often."""
+        found = identity_of(self._root)
+        if found is None:
             return
-        seen, self._root_inode = self._root_inode, (status.st_dev, status.st_ino)
-        if self._is_loaded and seen is not None and seen != self._root_inode:
+        seen, self._root_identity = self._root_identity, found
+        if self._is_loaded and seen is not None and seen != found:
             self._scan()
 
     def _watch(self) -> None:
-        """Have the kernel tell of changes in every folder below the root; new ones are added as they appear."""
+        """Have the kernel tell of changes in every folder below the root; new ones are added as they appear.
+
+        So that a root that is replaced, or a symbolic link to it that is moved on, is seen as well, the folders in
+        which these are found are watched, and what else changes there is not looked at.
+        """
         if self._watcher is None:
             return
-        mask = (
-            linux.IN_CLOSE_WRITE | linux.IN_MOVED_TO | linux.IN_MOVED_FROM | linux.IN_DELETE | linux.IN_CREATE
-        )  # fmt: skip
-        folders = set(_folders(self._root))
-        for folder in folders - self._watched:
+        mask = linux.IN_MOVED_TO | linux.IN_MOVED_FROM | linux.IN_DELETE | linux.IN_CREATE
+        folders = dict.fromkeys(folders_below(self._root), mask | linux.IN_CLOSE_WRITE)
+        self._way = way_to(self._root)
+        self._beside = {os.path.dirname(path) for path in self._way} - {path for path, _ in folders}
+        for path in self._beside:
+            identity = identity_of(path)
+            if identity is not None:
+                folders[path, identity] = mask
+        for folder in folders.keys() - self._watched:
             try:
-                self._watcher.add(folder[0], mask)
+                self._watcher.add(folder[0], folders[folder])
             except OSError:
                 continue  # gone again, or no watch left: the scan sees it
-        self._watched = folders
+        self._watched = set(folders)
 
     # --- finding changes -------------------------------------------------------------------------------------------
 
     def _scan(self) -> None:
         self._watch()
+        self._look_at_provider()
         self._missed.update(path for path, _ in self._reading.values())
+        if self._rereads_all:
+            self._outdated.update(path for path, _ in self._reading.values())
         busy = self._missed.union(self._waiting)
         present = self._named_well(dag_files(self._root))
-        changed = any(path not in self._known for path in present)
+        changed = self._retries_broken or any(path not in self._known for path in present)
         for path in present:
             if path in busy:
                 continue
             known = self._known.get(path)
-            if known is None or self._has_changed(path, known):
+            if known is None or self._rereads_all or self._has_changed(path, known):
                 self._waiting.append(path)
                 changed = True
         if changed:  # what a broken file lacked may be there now
             queued = set(self._waiting) | busy
             self._waiting.extend(path for path in present if path not in queued and self._known[path].may_be_mended)
+        self._retries_broken = self._rereads_all = False
         for path in self._known.keys() - set(present) - self._misnamed - busy:
             self._gone(path)
         self._read_next()
+
+    def _look_at_provider(self) -> None:
+        seen, self._provider = self._provider, self._stamp(PROVIDER_FILE)
+        if seen != self._provider and self._on_provider_changed is not None:
+            self._awaits_rules = True
+            self._on_provider_changed()
 
     def _named_well(self, paths: Sequence[str]) -> list[str]:
         """Return those that can be written down; the others become import errors under a name that can."""
@@ -281,8 +363,10 @@ class Folder:
     # --- reading ---------------------------------------------------------------------------------------------------
 
     def _read_next(self) -> None:
-        launcher = self._launcher()
-        while launcher is not None and self._waiting and len(self._reading) < _READERS:
+        while self._waiting and len(self._reading) < _READERS and not self._awaits_rules:
+            launcher = self._launcher()
+            if launcher is None:
+                break
             path = self._waiting.popleft()
             known = self._known.get(path)
             stamps = {source: self._stamp(source) for source in (known.sources if known else ())}
@@ -318,6 +402,9 @@ class Folder:
             error=message["error"],
         )
         self._store(path, reading, message["host"])
+        if path in self._outdated:
+            self._outdated.discard(path)
+            self._waiting.append(path)
         if path in self._missed:
             self._missed.discard(path)
             self._scan()
@@ -373,7 +460,7 @@ class Folder:
 
     def _release_host(self, host: int | None, shelved: Sequence[Shelved]) -> None:
         """Let the host of a reading serve the versions it gave; end it if there are none."""
-        launcher = self._launcher()
+        launcher = self._launcher() if host is not None else None
         if launcher is None or host is None:
             return
         if shelved:
@@ -382,7 +469,10 @@ class Folder:
             launcher.drop(host)
 
     def _settled(self) -> None:
-        if self._is_loaded and not self._waiting and not self._reading and not self._storing:
+        is_idle = not (self._waiting or self._reading or self._storing or self._awaits_rules)
+        if self._is_loaded and is_idle:
+            if self._rules is not None:
+                self._keep_rules()
             syncs, self._syncs = self._syncs, []
             for done in syncs:
                 done()
@@ -409,29 +499,6 @@ def _shown(path: str) -> str:
 def _without_waiting(path: str, flags: int) -> int:
     """Open a file; a pipe that somebody put in its place is empty and not waited for."""
     return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
-
-
-def _folders(root: str) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Yield path and (device, inode) of the folders in which DAG files may be, `root` first.
-
-    Each once, whatever symbolic links there are.
-    """
-    seen: set[tuple[int, int]] = set()
-    to_visit = [root]
-    while to_visit:
-        folder = to_visit.pop()
-        try:
-            status = os.stat(folder)
-            identity = (status.st_dev, status.st_ino)
-            if identity in seen:
-                continue
-            names = [entry.name for entry in os.scandir(folder) if entry.is_dir()]
-        except OSError:
-            continue
-        seen.add(identity)
-        yield folder, identity
-        shown = (name for name in names if not name.startswith(".") and name != "__pycache__")
-        to_visit += [os.path.join(folder, name) for name in shown]
 
 
 class _Direct:
@@ -465,13 +532,15 @@ def sync_here(flux: Flux) -> None:
     """Read what has changed in the DAGs folder by an own launcher, for a command when no system runs. Blocks.
 
     Raises:
-        FluxError: that launcher died.
+        FluxError: that launcher died, or cannot be started.
     """
+    from flux import providers
     from flux.running.launcher_client import LauncherClient
 
     loop = Loop()
     database = _Direct(flux, loop)
     launcher: LauncherClient | None = None
+    problem: Exception | None = None
     is_done = False
 
     def done() -> None:
@@ -479,10 +548,16 @@ def sync_here(flux: Flux) -> None:
         is_done = True
         loop.stop()
 
-    def connected() -> LauncherClient:
-        nonlocal launcher
-        if launcher is None:
-            launcher = LauncherClient.private(loop, flux.config.run_folder, heard, loop.stop)
+    def connected() -> LauncherClient | None:
+        nonlocal launcher, problem
+        if launcher is None and problem is None:
+            try:
+                rules = providers.rules(providers.find(flux.config, lenient=True), flux.config)
+                settings = {"provider_rules": rules}
+                launcher = LauncherClient.private(loop, flux.config.run_folder, heard, loop.stop, settings=settings)
+            except Exception as error:  # the loop would show it and go on
+                problem = error
+                loop.stop()
         return launcher
 
     def heard(_: LauncherClient, message: Mapping[str, Any]) -> None:
@@ -498,5 +573,7 @@ def sync_here(flux: Flux) -> None:
         if launcher is not None:
             launcher.close()
         loop.close()
+    if problem is not None:
+        raise FluxError(f"The DAGs folder cannot be read, no process can be started for it: {problem}.") from problem
     if not is_done:
         raise FluxError("The process that reads the DAGs folder died; what it said is above. Try again.")

@@ -12,8 +12,8 @@ from typing import Any
 
 from flux.loop import Callback, Loop
 
-#: Between two beats.
-SECONDS = 2.0
+#: Between two beats; those of all components come at the same moments, and what components do regularly with them.
+BEAT_SECONDS = 2.0
 
 
 class Heart:
@@ -35,17 +35,17 @@ class Heart:
         if fd is not None:
             os.set_blocking(fd, False)
             loop.add_reader(fd, self._read)
-            self._beat()
+            self._beats = loop.every(BEAT_SECONDS, self.beat)
+            self.beat()
 
     def say(self, message: dict[str, Any]) -> None:
         """Send the hypervisor a message, such as `{"op": "ready"}`."""
         self._write(json.dumps(message).encode() + b"\n")
 
-    def _beat(self) -> None:
-        if self._fd is not None:
-            self._loop.call_later(SECONDS, self._beat)
-            if self._is_well():
-                self._write(b".\n")
+    def beat(self) -> None:
+        """Send a beat now; for who keeps the loop busy with many small things."""
+        if self._is_well():
+            self._write(b".\n")
 
     def _write(self, data: bytes) -> None:
         if self._fd is None:
@@ -70,6 +70,7 @@ class Heart:
 
     def _alone(self) -> None:
         if self._fd is not None:
+            self._beats.cancel()
             self._loop.remove(self._fd)
             os.close(self._fd)
             self._fd = None

@@ -37,12 +37,12 @@ class Running:
     def now(cls, kind: str, pid: int, state: str, started_at: float) -> Running:
         """Describe a living process; `started_at` by `time.time()`."""
         started = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(started_at))
-        return cls(kind, pid, _started_ticks(pid), state, started)
+        return cls(kind, pid, started_ticks(pid), state, started)
 
     @property
     def is_alive(self) -> bool:
         """Whether this very process still runs; a zombie does not."""
-        return self.ticks is not None and _started_ticks(self.pid) == self.ticks and process.is_alive(self.pid)
+        return self.ticks is not None and started_ticks(self.pid) == self.ticks and process.is_alive(self.pid)
 
 
 def lock(run_folder: Path) -> int:
@@ -116,8 +116,8 @@ def _end(component: Running, patience: float) -> None:
         os.close(handle)
 
 
-def _started_ticks(pid: int) -> int | None:
-    """When the process started, in ticks since boot (proc(5), field 22). None: it is gone."""
+def started_ticks(pid: int) -> int | None:
+    """Return when a process started, in ticks since boot (proc(5), field 22). None: it is gone."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:

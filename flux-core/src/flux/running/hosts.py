@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +46,8 @@ class Settings:
     dag_hosts: int = 32
     dag_host_idle_seconds: float = 300.0
     import_timeout_seconds: float = 30.0
+    #: What DAG hosts must know of the providers; see `providers.rules`. Empty: nothing.
+    provider_rules: dict[str, Any] = field(default_factory=dict)
     adopt_timeout_seconds: float = 60.0
 
 
@@ -60,6 +62,8 @@ class Host:
     path: str | None
     folder: str | None
     key: Key | None
+    #: Of the providers, as they were when it was started.
+    rules: Mapping[str, Any] = field(default_factory=dict)
     #: Id of the `read` it answers; None: it was started for a version.
     read_id: int | None = None
     output: int = -1
@@ -148,7 +152,7 @@ class Hosts:
         return self._fresh_interpreters() if dag_id in host.fresh else host
 
     def _fresh_interpreters(self) -> Host:
-        if self._without_file is None:
+        if self._without_file is None or self._without_file.rules != self._settings.provider_rules:
             self._without_file = self.start()
         return self._without_file
 
@@ -166,7 +170,8 @@ class Hosts:
         Raises:
             OSError: no process can be started.
         """
-        order = dag_host.Order(self._run_folder, folder, path, contents)
+        rules = self._settings.provider_rules
+        order = dag_host.Order(self._run_folder, folder, path, contents, rules)
         ours, theirs = socket.socketpair()
         read_end, write_end = os.pipe()
         try:
@@ -184,7 +189,10 @@ class Hosts:
         os.set_blocking(read_end, False)
         self._numbers += 1
         wire = Wire(ours, self._loop, lambda message: self._take(host, message), lambda: None)
-        host = Host(self._numbers, pid, wire, path, folder, key, output=read_end, is_importing=path is not None)
+        is_importing = path is not None
+        host = Host(
+            self._numbers, pid, wire, path, folder, key, rules=rules, output=read_end, is_importing=is_importing
+        )
         self._alive[host.number] = host
         self._loop.add_reader(read_end, lambda: self._read_output(host))
         if host.is_importing:

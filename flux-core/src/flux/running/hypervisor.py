@@ -12,11 +12,14 @@ beats, lines that are "." or a JSON message; end of file tells it that the hyper
   ten early deaths in five minutes the hypervisor gives it up, and with a vital component the whole system;
 - one that is silent for too long gets SIGABRT (its stacks go to its log), then SIGKILL, and is started again. Silence
   counts only while the hypervisor itself was awake: after a suspend or a stop all deadlines begin anew;
+- one that is *on demand* (the listener process) runs while a controlled component wants it, and is not given up; when
+  it ends by itself without an error it is started again at once, for it has something else to load;
 - to end, controlled components are told first and end the tasks; the others get SIGTERM when those are gone; what is
   left of all descendants at the deadline is killed. The hypervisor is their subreaper, so none escapes.
 
 Messages of components: `{"op":"ready"}` (takes work now), `{"op":"refused","message":…}` (can never work here: the
-system ends with that message). Orders on the control pipe: `{"op":"drain","reason":…}` (start nothing new, exit 0 when
+system ends with that message), `{"op":"start","kind":…}` and `{"op":"end","kind":…}` (a component on demand is wanted,
+or no longer). Orders on the control pipe: `{"op":"drain","reason":…}` (start nothing new, exit 0 when
 nothing runs) and `{"op":"stop","grace":seconds,"reason":…}` (record the end of all tasks, kill them, exit).
 """
 
@@ -41,7 +44,10 @@ from flux.errors import FluxError
 from flux.loop import Loop, Timer
 from flux.running import home
 from flux.running.components import Component, bound_log, last_lines, of_system, open_log
+from flux.running.heart import BEAT_SECONDS
 
+#: After the moment at which all components beat, until the beats are there: one wake-up for all of them.
+_AFTER_BEATS = 0.02
 #: Exit codes, as cli.md 1 has them.
 DONE, FAILED, INTERRUPTED = 0, 1, 130
 
@@ -68,8 +74,8 @@ class Patience:
     end: float = 5.5
     #: What the supervisor gets to record the end of its tasks when everything else is killed at once.
     last_word: float = 1
-    #: Between two looks at the beats; a look that comes later than `overslept` was held up.
-    look: float = 2
+    #: Between two looks at the beats, a moment after they were made; one that comes later than `overslept` was held up.
+    look: float = BEAT_SECONDS
     overslept: float = 4
 
 
@@ -79,6 +85,7 @@ class _Job:
     def __init__(self, component: Component) -> None:
         self.component = component
         self.pid: int | None = None
+        self.is_wanted = not component.on_demand
         self.state = "starting"
         self.started_at = 0.0
         self.beats: socket.socket | None = None
@@ -142,9 +149,10 @@ class Hypervisor:
         on_signal(signal.SIGTERM, lambda: self._terminate("stopped (SIGTERM)"))
         on_signal(signal.SIGHUP, lambda: self._terminate("stopped (SIGHUP)"))
         for job in self._jobs:
-            self._start(job)
+            if job.is_wanted:
+                self._start(job)
         self._looked_at = time.monotonic()
-        self._loop.call_later(self._patience.look, self._look)
+        self._loop.every(self._patience.look, self._look, after=min(_AFTER_BEATS, self._patience.look / 2))
         self._loop.run()
         home.withdraw(self._run_folder)
         self._loop.close()
@@ -193,19 +201,21 @@ class Hypervisor:
                 return
             job.last_sign = time.monotonic()
             if job.first_beat is None:
-                self._first_beat(job)
+                job.first_beat = job.last_sign
+                if not job.component.controlled:
+                    self._works(job)
             *lines, job.heard = (job.heard + data).split(b"\n")
             job.heard = job.heard.lstrip(b".")[:65536]
             for line in lines:
                 if line.lstrip(b"."):
                     self._take_message(job, line.lstrip(b"."))
 
-    def _first_beat(self, job: _Job) -> None:
-        """It lives; a controlled component says by itself when it works."""
-        job.first_beat = job.last_sign
-        if not job.component.controlled:
-            job.state = "running"
-            self._publish()
+    def _works(self, job: _Job) -> None:
+        """It does what it is there for, and has no more to say than its beats: the next look hears them."""
+        job.state = "running"
+        if job.beats is not None:
+            self._loop.remove(job.beats.fileno())
+        self._publish()
 
     def _take_message(self, job: _Job, line: bytes) -> None:
         try:
@@ -215,21 +225,43 @@ class Hypervisor:
             return
         op = message.get("op")
         if op == "ready" and job.component.controlled and job.state == "starting":
-            job.state = "running"
-            self._publish()
+            self._works(job)
             if self._was_up:
                 self._say(f"The {job.component.kind} works again (pid {job.pid}).")
             else:
                 self._say(f"Flux is up in {self._run_folder.parent} (pid {os.getpid()}). Ctrl-C ends it.")
             self._was_up = True
         elif op == "refused":
-            self._stop(f"{job.component.kind}: {message.get('message')}", FAILED)
+            self._stop(f"{job.component.kind}: {str(message.get('message')).removesuffix('.')}", FAILED)
+        elif op in ("start", "end") and job.component.controlled and not self._stopping:
+            for other in self._jobs:
+                if other.component.on_demand and other.component.kind == message.get("kind"):
+                    self._want(other, op == "start")
+
+    def _want(self, job: _Job, wanted: bool) -> None:
+        """Have a component on demand from now on, or no longer."""
+        is_new, job.is_wanted = wanted and not job.is_wanted, wanted
+        if is_new and job.pid is None and job.restart is None:
+            self._start(job)
+        elif not wanted:
+            self._end_job(job)
+
+    def _end_job(self, job: _Job) -> None:
+        """End one component, soon and in any case; nobody waits for it."""
+        if job.restart is not None:
+            job.restart.cancel()
+            job.restart = None
+        pid = job.pid
+        if pid is not None:
+            self._signal(job, signal.SIGTERM)
+            self._loop.call_later(self._patience.last_word, lambda: self._signal(job, signal.SIGKILL, pid))
 
     # Watching and restarting
 
     def _look(self) -> None:
         """Find components that are silent for too long, and logs that grew too big."""
-        self._loop.call_later(self._patience.look, self._look)
+        for job in self._jobs:
+            self._hear(job)
         now = time.monotonic()
         overslept = now - self._looked_at > self._patience.overslept
         self._looked_at = now
@@ -239,7 +271,8 @@ class Hypervisor:
             if overslept:
                 job.last_sign = now
             limit = self._patience.first_beat if job.first_beat is None else self._patience.stuck
-            if now - job.last_sign > limit and not job.aborted and not self._stopping:
+            # Beats are heard up to a look after they were made, so half a look more than the limit is one too many.
+            if now - job.last_sign > limit + self._patience.look / 2 and not job.aborted and not self._stopping:
                 self._abort(job, now - job.last_sign)
         for job in self._jobs:
             bound_log(self._log(job))
@@ -271,6 +304,10 @@ class Hypervisor:
             self._go_on_ending()
         elif self._draining is not None and clean and job.component.controlled:
             self._stop(self._draining, DONE)
+        elif not job.is_wanted:
+            pass  # it was told to end
+        elif clean and job.component.on_demand:
+            self._start(job)
         else:
             self._restart_later(job, f"The {job.component.kind} (pid {gone}) {how}")
 
@@ -281,7 +318,7 @@ class Hypervisor:
         else:
             job.early_in_a_row += 1
             job.early_deaths = [at for at in job.early_deaths if now - at < self._patience.deaths_within] + [now]
-        if len(job.early_deaths) >= self._patience.deaths:
+        if len(job.early_deaths) >= self._patience.deaths and not job.component.on_demand:
             self._give_up(job, what)
             return
         doublings = min(max(job.early_in_a_row - 1, 0), 16)
@@ -338,7 +375,10 @@ class Hypervisor:
             self._kill_rest()
         elif not any(job.component.controlled for job in alive):
             for job in alive:
-                self._signal(job, signal.SIGTERM)
+                if job.component.on_demand:
+                    self._end_job(job)
+                else:
+                    self._signal(job, signal.SIGTERM)
 
     def _kill_now(self) -> None:
         """Kill everything, but let the controlled components record it; they have had their order to stop already."""

@@ -25,11 +25,10 @@ from flux import linux, process, wire
 from flux.errors import DagFileError
 from flux.loop import Loop, Timer
 from flux.running import attempt_processes, pokes
-from flux.running.heart import Heart
+from flux.running.heart import BEAT_SECONDS, Heart
 from flux.running.hosts import Host, Hosts, Settings, import_failure
 from flux.wire import Message, Wire
 
-_TICK_SECONDS = 2.0
 _STRAY_GRACE = 2.0
 _STOP_GRACE = 4.0
 #: Python adapts a function's bytecode after some twenty calls; then a fork writes to fewer pages of its memory.
@@ -63,6 +62,7 @@ class Launcher:
         self._strays_killed_from: float | None = None
         self._ops: dict[str, Callable[[Message], object]] = {
             "hello": self._hello,
+            "set": self._set,
             "read": self._queue_read,
             "keep": self._keep,
             "drop": self._drop,
@@ -90,7 +90,7 @@ class Launcher:
         self._loop.on_signal(signal.SIGCHLD, self._reap)
         self._loop.on_signal(signal.SIGTERM, lambda: self._stop("the launcher was stopped (SIGTERM)"))
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        self._tick()
+        self._loop.every(BEAT_SECONDS, self._hosts.end_idle)
         Heart(self._loop, self._hypervisor, self._hypervisor_gone).say({"op": "ready"})
         self._loop.run()
 
@@ -127,10 +127,13 @@ class Launcher:
         if self._supervisor is not None:
             self._supervisor.send(message)
 
-    def _hello(self, message: Message) -> None:
+    def _set(self, message: Message) -> None:
         for name, value in message.get("settings", {}).items():
             if hasattr(self._settings, name):
                 setattr(self._settings, name, value)
+
+    def _hello(self, message: Message) -> None:
+        self._set(message)
         claims = [known for host in self._all_hosts() for known in host.claims.values()]
         self._tell(
             {
@@ -154,10 +157,6 @@ class Launcher:
             self._exits.pop(claim, None)
 
     # The hypervisor, and the hosts
-
-    def _tick(self) -> None:
-        self._loop.call_later(_TICK_SECONDS, self._tick)
-        self._hosts.end_idle()
 
     def _hypervisor_gone(self) -> None:
         self._hypervisor = None
@@ -258,11 +257,11 @@ class Launcher:
         claim = message["spec"]["claim"]
         if claim in self._exits or any(claim in host.claims for host in self._all_hosts()):
             return
-        if message["spec"]["run_as_user"] not in (None, _user()):
+        if message["spec"]["run_as_user"] not in (None, process.user_name()):
             user = message["spec"]["run_as_user"]
             self._exit(
                 attempt_processes.exit_message(
-                    claim, error=f"it asks for run_as_user={user!r}; this launcher is {_user()!r}"
+                    claim, error=f"it asks for run_as_user={user!r}; this launcher is {process.user_name()!r}"
                 )
             )
             return
@@ -483,11 +482,12 @@ def _preload() -> None:
     import flux.sensor
     import flux.sensors
     import flux.templating
+    from flux.plugins import signpost
     from flux.running import channel, standby
 
     for _ in range(_WALKS):
         standby.dry_walk()
-    del inspect, logging, flux, channel
+    del inspect, logging, flux, channel, signpost
 
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from flux import process, wire
+from flux.attempt import flat
 from flux.loop import Loop, Timer
 from flux.running.components import launcher_environ
 from flux.wire import Message, Wire
@@ -36,7 +36,7 @@ class LauncherClient:
         on_message: takes this client and a message; see `flux.running.launcher`.
         on_close: called once, when the connection is lost; make a new client then. Not called after `close`.
         settings: options for the launcher: dag_hosts, dag_host_idle_seconds, import_timeout_seconds,
-            adopt_timeout_seconds.
+            adopt_timeout_seconds, provider_rules.
     """
 
     def __init__(
@@ -106,6 +106,11 @@ class LauncherClient:
             process.wait(self.pid)
             self.pid = None
 
+    def set(self, settings: Mapping[str, Any]) -> None:
+        """Have the launcher obey other settings from now on, and the next one from its beginning."""
+        self._settings = dict(settings)
+        self._send({"op": "set", "settings": self._settings})
+
     def read(self, number: int, folder: str, path: str, timeout: float) -> None:
         """Import a DAG file in a new host; answered by "read" with `id` = `number`."""
         self._send({"op": "read", "id": number, "folder": folder, "path": path, "timeout": timeout})
@@ -120,7 +125,7 @@ class LauncherClient:
 
     def run(self, version: str, spec: AttemptSpec) -> None:
         """Start an attempt; answered by "started", then "exit". A claim that is known already is left alone."""
-        self._send({"op": "run", "version": version, "spec": asdict(spec)})
+        self._send({"op": "run", "version": version, "spec": flat(spec)})
 
     def poke(
         self, version: str, batch: int, specs: Iterable[AttemptSpec], poke_timeout: float, *, isolated: bool = False
@@ -132,7 +137,7 @@ class LauncherClient:
                 "version": version,
                 "batch": batch,
                 "isolated": isolated,
-                "specs": [asdict(spec) for spec in specs],
+                "specs": [flat(spec) for spec in specs],
                 "poke_timeout": poke_timeout,
             }
         )

@@ -226,9 +226,9 @@ class Attempts:
         log, pid = item.spec.log, message.get("pid") or item.pid
         told = read_result(self._config, item.claimed.claim)
         if told is not None:
-            self._push(item, _end_told(item.claimed, log, told, pid, message))
+            self._push(item, end_told(item.claimed, log, told, pid, message))
         else:
-            self._push(item, _end_exit(item.claimed, log, pid, message))
+            self._push(item, end_exit(item.claimed, log, pid, message))
         return True
 
     def interrupt(self, reason: str) -> list[int]:
@@ -300,11 +300,16 @@ def read_result(config: Config, claim: int) -> AttemptEnd | None:
     if text is None:
         return None
     try:
-        told = AttemptEnd(**json.loads(text))
-        _check(told)
+        return parse_result(text)
     except (ValueError, TypeError, AttributeError) as error:
         print(f"supervisor: the result file of claim {claim} is broken: {error}", file=sys.stderr, flush=True)
         return None
+
+
+def parse_result(text: str) -> AttemptEnd:
+    """Read what an attempt wrote at its end. Raises ValueError, TypeError or AttributeError when that cannot be."""
+    told = AttemptEnd(**json.loads(text))
+    _check(told)
     return told
 
 
@@ -326,7 +331,7 @@ def end_of_lost(config: Config, claimed: Claimed, log: str, pid: int | None, now
     """
     told = read_result(config, claimed.claim)
     if told is not None:
-        return _end_told(claimed, log, told, pid, {})
+        return end_told(claimed, log, told, pid, {})
     if pid is None and not Path(log).exists():
         reason = "never launched: the launcher did not get to it"
         return End(claimed.claim, Outcome.NEVER_LAUNCHED, reason, now)
@@ -368,7 +373,7 @@ def _facts(log: str, pid: int | None, message: Mapping[str, Any], rendered: str 
     }
 
 
-def _end_told(claimed: Claimed, log: str, told: AttemptEnd, pid: int | None, message: Mapping[str, Any]) -> End:
+def end_told(claimed: Claimed, log: str, told: AttemptEnd, pid: int | None, message: Mapping[str, Any]) -> End:
     """The end that the attempt's own result file tells."""
     folder = Path(log_path(claimed.run, claimed.task.task_id, claimed.map_index, claimed.attempt)).parent
     rendered = None if told.rendered is None else json.dumps(told.rendered)
@@ -386,7 +391,7 @@ def _end_told(claimed: Claimed, log: str, told: AttemptEnd, pid: int | None, mes
     )
 
 
-def _end_exit(claimed: Claimed, log: str, pid: int | None, message: Mapping[str, Any]) -> End:
+def end_exit(claimed: Claimed, log: str, pid: int | None, message: Mapping[str, Any]) -> End:
     """The end of an attempt that wrote no result."""
     outcome, reason, may_retry = explain_exit(message, claimed.task.execution_timeout)
     return End(

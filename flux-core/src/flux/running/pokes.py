@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
+from flux import masking
 from flux.loop import Timer
 from flux.wire import Message, encode
 
@@ -75,7 +76,7 @@ def run(file: DagFile, specs: list[AttemptSpec], report_fd: int) -> NoReturn:
             thread.join()
         sys.stdout, sys.stderr = out.other, err.other
     for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+        masking.finish(stream)
     os._exit(0)
 
 
@@ -88,11 +89,13 @@ def _poke_all(
         except IndexError:
             return
         with open(spec.log, "a", buffering=1, encoding="utf-8", errors="backslashreplace") as log:
+            masking.cover(log)
             for stream in streams:
                 stream.lead_to(log)
             _poke(file, spec, report_fd)
             for stream in streams:
                 stream.lead_to(None)
+            masking.finish(log)
 
 
 def _poke(file: DagFile, spec: AttemptSpec, report_fd: int) -> None:
@@ -104,7 +107,13 @@ def _poke(file: DagFile, spec: AttemptSpec, report_fd: int) -> None:
     message = failure(spec.claim, None)
     try:
         task = file.task(spec.dag_id, spec.task_id)
-        message["result"] = attempt.poke(task, spec, world, read_file=file.read_file)  # type: ignore[arg-type]
+        message["result"] = attempt.poke(
+            task,  # type: ignore[arg-type]
+            spec,
+            world,
+            macro_source=file.providers.macro,
+            read_file=file.read_file,
+        )
     except BaseException as error:
         attempt.print_error(error)
         outcome, reason, retry = attempt.end_of(error)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from flux import process
 from flux.config import Config
 from flux.loop import Loop
 from flux.running import home
+from flux.running.agents import is_agent
 from flux.running.open_attempts import end_of_lost, result_file
 from flux.running.versions import shelve
 from flux.states import Outcome, State
@@ -45,6 +46,10 @@ class Stock:
 
     #: (attempt, hash of its version, pid) whose process runs or whose exit the launcher keeps.
     running: list[tuple[Claimed, str, int | None]] = field(default_factory=list)
+    #: (attempt, hash of its version) that was given to an executor, or was about to be, and has not begun.
+    queued: list[tuple[Claimed, str]] = field(default_factory=list)
+    #: (attempt, hash of its version, its agent, the agent's host and pid) that an executor began somewhere.
+    remote: list[tuple[Claimed, str, str, str | None, int | None]] = field(default_factory=list)
     #: (sensor, hash of its version).
     waiting: list[tuple[Claimed, str]] = field(default_factory=list)
     #: Ends that are known now.
@@ -99,6 +104,11 @@ def _sort(
     claimed = item.claimed
     if item.state is State.DEFERRED:
         stock.waiting.append((claimed, shelve(connection, config, claimed.version_id).hash))
+    elif item.state is State.QUEUED:
+        stock.queued.append((claimed, shelve(connection, config, claimed.version_id).hash))
+    elif item.launcher is not None and is_agent(item.launcher):
+        version = shelve(connection, config, claimed.version_id).hash
+        stock.remote.append((claimed, version, item.launcher, item.host, item.pid))
     elif claimed.claim in processes:
         version = shelve(connection, config, claimed.version_id).hash
         stock.running.append((claimed, version, processes[claimed.claim]))
@@ -145,6 +155,10 @@ def reap(flux: Flux) -> int:
 
     items = flux.store.read(left)
     ends = _clean(flux.config, [(item.claimed, str(flux.config.logs_folder / item.log)) for item in items])
+    remote = {item.claimed.claim for item in items if is_agent(item.launcher)}
+    # Whether such an agent had begun to print is no matter: it has begun.
+    reason = "lost: its supervisor died, and no other was there for its agent"
+    ends = [replace(end, outcome=Outcome.LOST, reason=reason) if end.claim in remote else end for end in ends]
 
     def record(connection: sa.Connection) -> None:
         now = utc_now()

@@ -1,11 +1,9 @@
 """One process of attempts: what runs in it after a DAG host has forked it, or in a fresh interpreter.
 
-`python -m flux.running.runner` reads its order from standard input, `{"run_folder", "version", "spec"}` for an attempt
-or `{"run_folder", "version", "specs", "report_fd"}` for pokes, and imports the version itself. Standard library until
-it has its version.
+`python -m flux.running.runner` reads its order from standard input, and imports the version itself:
+`{"run_folder", "rules", "version", "spec"}` for an attempt, `{"run_folder", "rules", "version", "specs", "report_fd"}`
+for pokes. Standard library until it has its version.
 """
-
-# ruff: noqa: PTH123
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
     from flux.dag_file import DagFile
 
 #: Added to the attempt's badness when memory runs out: tasks die before the processes that watch them.
-_OOM_SCORE = "300"
+_OOM_SCORE = b"300"
 _RESET = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -46,8 +44,9 @@ def enter(parent: int, home: str) -> None:
         signal.signal(signum, signal.SIG_DFL)
     try:
         os.chdir(home)
-        with open("/proc/self/oom_score_adj", "w") as file:
-            file.write(_OOM_SCORE)
+        score = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+        os.write(score, _OOM_SCORE)
+        os.close(score)
     except OSError:  # no such file elsewhere; already higher
         pass
     gc.enable()
@@ -82,7 +81,8 @@ def run(file: DagFile, spec: AttemptSpec) -> NoReturn:
         attempt.install_kill_handler()
         _new_random_numbers()
         task = file.task(spec.dag_id, spec.task_id)
-        end = attempt.execute(task, spec, ChannelWorld(spec.endpoint, spec.claim), read_file=file.read_file)
+        world = ChannelWorld(spec.endpoint, spec.claim)
+        end = attempt.execute(task, spec, world, macro_source=file.providers.macro, read_file=file.read_file)
         status = _leave_end(end, spec)
     except (TaskKilled, KeyboardInterrupt):
         _flush()
@@ -111,9 +111,11 @@ def _new_random_numbers() -> None:
 
 
 def _flush() -> None:
+    from flux import masking
+
     for stream in (sys.stdout, sys.stderr):
         try:
-            stream.flush()
+            masking.finish(stream)
         except (OSError, ValueError):  # closed by the task
             pass
 
@@ -124,16 +126,21 @@ def main() -> NoReturn:
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
+    carry_out(order)
 
+
+def carry_out(order: dict[str, Any]) -> NoReturn:
+    """Import the version that an order names, run its attempt or its pokes, and end the process."""
     from flux import dag_file
     from flux.attempt import AttemptSpec, setup_logging
+    from flux.dag_providers import DagProviders
     from flux.errors import DagFileError
 
     specs = [AttemptSpec(**data) for data in order.get("specs") or [order["spec"]]]
     try:
         manifest = dag_file.Manifest.read(order["run_folder"], order["version"])
         finder = dag_file.SourceFinder(manifest.folder, manifest.contents(order["run_folder"]))
-        file = dag_file.read(finder, manifest.file)
+        file = dag_file.read(finder, manifest.file, DagProviders(order.get("rules")))
         file.task(specs[0].dag_id, specs[0].task_id)
     except DagFileError as error:
         if "specs" in order:

@@ -1,7 +1,7 @@
 """The supervisor's socket: what attempts ask for by their claim, and what commands ask for.
 
-Every question is answered from the store by the database thread, so nothing here blocks the loop. An attempt may ask
-only while it holds its claim.
+Every question is answered from the store by the database thread, so nothing here blocks the loop; what the store knows
+of connections and variables goes on to `lookups`. An attempt may ask only while it holds its claim.
 """
 
 from __future__ import annotations
@@ -14,30 +14,40 @@ from typing import TYPE_CHECKING, Any
 from flux import connection as connections
 from flux import wire
 from flux.config import Config
-from flux.errors import FluxError, NotFound, Refused
+from flux.errors import FluxError, Refused
 from flux.loop import Loop
 from flux.running import actions
+from flux.running.lookups import Lookups, Places, Stored
 from flux.store import audit, held, runs, variables
+from flux.store import connections as stored_connections
 from flux.store.runs import DagRun
 from flux.times import Clock, iso
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
+    from flux.running.agents import Agents
     from flux.running.writer import Writer
 
 Answer = Callable[[Any], None]
-#: Prefix of the environment's variables for `get_variable`.
-_VARIABLE_PREFIX = "FLUX_VAR_"
+#: Says something to a client that has not asked.
+Say = Callable[[dict[str, Any]], None]
 #: Verbs of attempts that change the store.
 _WRITING = frozenset({"trigger", "progress"})
+#: Those that the store answers only in part.
+_LOOKED_UP = frozenset({"connection", "variable"})
 
 
 class Server:
     """Listens on the run folder's socket and writes its path into `endpoint`.
 
+    Attributes:
+        listener: takes the connection of a listener process, and returns what takes its messages; None: takes none.
+        agents: answers what agents ask; None: there are none.
+
     Args:
         commands: what commands may ask for: verb -> function of the question and of where its answer goes.
+        places: where attempts' connections and variables come from; None: the environment and the store.
     """
 
     def __init__(
@@ -48,13 +58,17 @@ class Server:
         writer: Writer,
         environ: Mapping[str, str],
         commands: Mapping[str, Callable[[Mapping[str, Any], Answer], None]],
+        places: Places | None = None,
     ) -> None:
         self._config = config
         self._loop = loop
         self._clock = clock
         self._writer = writer
         self._environ = environ
+        self._lookups = Lookups(loop, places or Places(environ, {}, config.secret_key_file, lambda: None))
         self._commands = commands
+        self.listener: Callable[[wire.Wire], Callable[[wire.Message], object]] | None = None
+        self.agents: Agents | None = None
         self._socket: socket.socket | None = None
         self._clients: set[_Client] = set()
 
@@ -100,8 +114,18 @@ class Server:
 
     # --- attempts --------------------------------------------------------------------------------------------------
 
-    def ask(self, claim: int, question: Mapping[str, Any], answer: Answer, failed: Callable[[Exception], None]) -> None:
-        """Answer an attempt that holds `claim`."""
+    def ask(
+        self,
+        claim: int,
+        question: Mapping[str, Any],
+        answer: Answer,
+        failed: Callable[[Exception], None],
+        say: Say = lambda _: None,
+    ) -> None:
+        """Answer an attempt that holds `claim`, or its agent."""
+        if self.agents is not None and question.get("verb") in self.agents.VERBS:
+            self.agents.ask(claim, question, answer, failed, say)
+            return
         work = getattr(self, f"_verb_{question.get('verb')}", None)
         if work is None:
             raise Refused(f"The supervisor knows no verb {question.get('verb')!r}.")
@@ -113,6 +137,9 @@ class Server:
             return work(connection, found[0], {**question, "claim": claim})
 
         def done(value: Any) -> None:
+            if question["verb"] in _LOOKED_UP:
+                self._look_up(question, value, answer, failed)
+                return
             answer(value)
             if question["verb"] == "trigger":
                 self._writer.look()
@@ -126,24 +153,27 @@ class Server:
         value, path = found
         return value if path is None else (self._config.logs_folder / path).read_text(encoding="utf-8")
 
-    def _verb_connection(self, connection: sa.Connection, run: DagRun, question: Mapping[str, Any]) -> dict[str, Any]:
+    def _verb_connection(self, connection: sa.Connection, run: DagRun, question: Mapping[str, Any]) -> Stored:
         conn_id = question["conn_id"]
-        found = connections.from_environment(conn_id, self._environ)
-        if found is None:
-            known = [
-                name.removeprefix(connections.ENVIRONMENT_PREFIX).lower()
-                for name in self._environ
-                if name.startswith(connections.ENVIRONMENT_PREFIX)
-            ]
-            raise NotFound.named(
-                "Connection", conn_id, known, hint=f"Set {connections.variable_name(conn_id)} to its URI."
-            )
-        return found.to_message()
+        if connections.variable_name(conn_id) in self._environ:
+            return Stored()
+        stored = stored_connections.get(connection, conn_id)
+        return Stored(connection=stored, conn_ids=stored_connections.ids(connection) if stored is None else ())
 
-    def _verb_variable(self, connection: sa.Connection, run: DagRun, question: Mapping[str, Any]) -> str | None:
-        name = question["name"]
-        from_environment = self._environ.get(_VARIABLE_PREFIX + name.upper())
-        return from_environment if from_environment is not None else variables.get(connection, name)
+    def _verb_variable(self, connection: sa.Connection, run: DagRun, question: Mapping[str, Any]) -> Stored:
+        return Stored(variable=variables.get(connection, question["name"]))
+
+    def _look_up(
+        self, question: Mapping[str, Any], stored: Stored, answer: Answer, failed: Callable[[Exception], object]
+    ) -> None:
+        """Go on with what the store has, in the loop."""
+        try:
+            if question["verb"] == "connection":
+                self._lookups.connection(question["conn_id"], stored, answer, failed)
+            else:
+                self._lookups.variable(question["name"], stored, answer, failed)
+        except Exception as error:  # whatever was asked, there is an answer
+            failed(error)
 
     def _verb_task_state(self, connection: sa.Connection, run: DagRun, question: Mapping[str, Any]) -> str | None:
         return runs.task_state(connection, question["dag_id"], question["run_id"], question["task_id"])
@@ -184,6 +214,8 @@ class _Client:
         self._server = server
         self._claim: int | None = None
         self._is_known = False
+        #: Takes the messages of a listener process.
+        self._take: Callable[[wire.Message], object] | None = None
         self._wire = wire.Wire(sock, loop, self._message, self._ended)
 
     def close(self) -> None:
@@ -198,8 +230,13 @@ class _Client:
             self._is_known = True
             claim = message.get("claim")
             self._claim = claim if isinstance(claim, int) else None
-            if self._claim is None and message.get("client") != "cli":
+            if self._claim is None and message.get("client") == "listener" and self._server.listener is not None:
+                self._take = self._server.listener(self._wire)
+            elif self._claim is None and message.get("client") != "cli":
                 self.close()
+            return
+        if self._take is not None:
+            self._take(message)
             return
         number = message.get("id")
 
@@ -213,7 +250,7 @@ class _Client:
             if self._claim is None:
                 self._server.command(message, answer)
             else:
-                self._server.ask(self._claim, message, answer, failed)
+                self._server.ask(self._claim, message, answer, failed, self._wire.send)
         except Exception as error:  # whatever was asked, there is an answer
             failed(error)
 

@@ -10,7 +10,6 @@ told of it, and it dies with its host. One order only; the next attempt is anoth
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import os
@@ -20,7 +19,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from flux import process, wire
-from flux.attempt import AttemptSpec, execute
+from flux.attempt import AttemptSpec, execute, flat
 from flux.operator import BaseOperator
 from flux.running import attempt_processes
 from flux.running.channel import ChannelWorld
@@ -105,7 +104,7 @@ def dry_walk() -> None:
     attempt_processes.header(spec)
     end = execute(task, spec, ChannelWorld("", 0))
     with open(os.devnull, "w", encoding="utf-8") as file:
-        file.write(json.dumps(dataclasses.asdict(end)))
+        file.write(json.dumps(flat(end)))
 
 
 @functools.cache
@@ -122,4 +121,4 @@ def _nothing() -> tuple[BaseOperator, bytes]:
         run_started_at=moment, first_seen_at=moment, log="", result_file="", rendered_file="", endpoint="",
         log_max_bytes=0, kill_grace=0.0, run_as_user=None,
     )  # fmt: skip
-    return task, wire.encode({"op": "run", "version": "0" * 64, "spec": dataclasses.asdict(spec)})
+    return task, wire.encode({"op": "run", "version": "0" * 64, "spec": flat(spec)})

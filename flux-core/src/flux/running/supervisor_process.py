@@ -1,7 +1,7 @@
 """The supervisor's process: `python -m flux.running.supervisor_process`.
 
-Opens the store, in a thread, for as long as the database is away; then runs a `Supervisor` until the hypervisor says
-stop, or is gone.
+Opens the store, in a thread, for as long as the database is away, and judges the providers meanwhile; then runs a
+`Supervisor` until the hypervisor says stop, or is gone.
 """
 
 from __future__ import annotations
@@ -19,13 +19,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from flux import linux
+from flux import drivers, linux, providers
 from flux.app import Flux, lock_path
 from flux.config import Config, load
+from flux.drivers import Drivers
 from flux.errors import AlreadyRunning, DatabaseUnavailable, FluxError
 from flux.loop import Loop
+from flux.plugins.catalogue import Catalogue
+from flux.running import components
 from flux.running.heart import Heart
 from flux.running.supervisor import Supervisor
 from flux.running.writer import show
@@ -96,12 +100,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _orders(loop, options.control_fd, lambda order: loop.stop() if supervisor is None else supervisor.order(order))
     with contextlib.ExitStack() as held:
 
-        def begin(flux: Flux, lock: int | None) -> None:
+        def begin(flux: Flux, lock: int | None, configured: Drivers, catalogue: Catalogue) -> None:
             nonlocal supervisor
             if lock is not None:
                 held.callback(os.close, lock)
             held.enter_context(flux)
-            begun = supervisor = Supervisor(flux, loop, os.environ, lambda: heart.say({"op": "ready"}))
+            environ = dict(os.environ)
+            # What an executor of a provider starts from here inherits what is left.
+            for name in environ.keys() - components.without_secrets(environ).keys():
+                del os.environ[name]
+            try:
+                begun = supervisor = Supervisor(
+                    flux,
+                    loop,
+                    environ,
+                    lambda: heart.say({"op": "ready"}),
+                    configured,
+                    catalogue=catalogue,
+                    tell_hypervisor=heart.say,
+                )
+            except Exception as error:
+                refuse(error)
+                return
             held.callback(begun.close)
             begun.start()
             loop.on_signal(signal.SIGTERM, lambda: begun.end_alone("interrupted"))
@@ -113,36 +133,64 @@ def main(arguments: Sequence[str] | None = None) -> int:
             exit_code = 1
             if isinstance(error, FluxError):
                 heart.say({"op": "refused", "message": str(error)})
-            show(error)
+                print(f"supervisor: {error}", file=sys.stderr, flush=True)
+            else:
+                show(error)
             loop.stop()
 
-        threading.Thread(target=_open_store, args=(loop, begin, refuse), name="opening", daemon=True).start()
+        threading.Thread(target=_open, args=(loop, begin, refuse), name="opening", daemon=True).start()
         loop.run()
     return exit_code
 
 
-def _open_store(loop: Loop, begin: Callable[[Flux, int | None], object], refuse: Callable[[Exception], object]) -> None:
-    """Open the store, in a thread of its own; while the database is away again and again, for tasks may be running."""
-    while True:
-        try:
-            config = load(os.environ)
-            lock = lock_database(config)
+def _open(
+    loop: Loop,
+    begin: Callable[[Flux, int | None, Drivers, Catalogue], object],
+    refuse: Callable[[Exception], object],
+) -> None:
+    """Load the drivers, open the store and judge the providers, in a thread of its own; then have the loop go on."""
+    try:
+        config = load(os.environ)
+        configured = drivers.configured(config)
+        with ThreadPoolExecutor(1, "judging") as beside:
+            judged = beside.submit(_judge, config)
+            flux, lock = _open_store(config)
             try:
-                # A writer that waits longer than this would be taken for stuck; it asks again instead.
-                flux = Flux.open(config, create=True, busy_seconds=config.stuck_seconds / 2)
+                catalogue = judged.result()
             except BaseException:
+                flux.close()
                 if lock is not None:
                     os.close(lock)
                 raise
-        except DatabaseUnavailable as error:
+    except Exception as error:
+        loop.call_soon_threadsafe(functools.partial(refuse, error))
+    else:
+        loop.call_soon_threadsafe(functools.partial(begin, flux, lock, configured, catalogue))
+
+
+def _open_store(config: Config) -> tuple[Flux, int | None]:
+    """Return the open store and the locked file; while the database is away try again and again, for tasks may run."""
+    while True:
+        lock = lock_database(config)
+        try:
+            # A writer that waits longer than this would be taken for stuck; it asks again instead.
+            return Flux.open(config, create=True, busy_seconds=config.stuck_seconds / 2), lock
+        except BaseException as error:
+            if lock is not None:
+                os.close(lock)
+            if not isinstance(error, DatabaseUnavailable):
+                raise
             show(error)
-            time.sleep(_AGAIN_SECONDS)
-        except Exception as error:
-            loop.call_soon_threadsafe(functools.partial(refuse, error))
-            return
-        else:
-            loop.call_soon_threadsafe(functools.partial(begin, flux, lock))
-            return
+        time.sleep(_AGAIN_SECONDS)
+
+
+def _judge(config: Config) -> Catalogue:
+    """Judge the providers, say what is wrong with them, and keep the outcome for others."""
+    catalogue = providers.find(config, os.environ)
+    providers.report(catalogue)
+    config.run_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    providers.save(catalogue, config)
+    return catalogue
 
 
 if __name__ == "__main__":

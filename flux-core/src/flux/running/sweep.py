@@ -30,10 +30,9 @@ class Sweep:
         self._structures = structures
 
     def start(self) -> None:
-        self._loop.call_later(SECONDS, self._check)
+        self._loop.every(SECONDS, self._check)
 
     def _check(self) -> None:
-        self._loop.call_later(SECONDS, self._check)
         self._writer.call(
             lambda connection: consistency.repair(connection, self._structures.through(connection), self._clock.now()),
             self._checked,

@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from flux.errors import StoreError
+from flux.errors import DamagedVersion, StoreError
 from flux.loop import Loop
 from flux.running import faults
 from flux.states import Outcome
@@ -245,6 +245,8 @@ class Writer:
             time.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
             room, was_away = None, self._claims
+        for text in outcomes.damaged.values():
+            show(DamagedVersion(text))
         if batch.ends:
             faults.point("after_end_commit")
         if room is not None:
@@ -318,7 +320,7 @@ def has_space(folder: str, least_bytes: int) -> bool:
 
 def show(error: Exception) -> None:
     """Say it in the log; the log's disk may be full."""
-    if not isinstance(error, StoreError):
+    if not isinstance(error, StoreError | DamagedVersion):
         sys.excepthook(type(error), error, error.__traceback__)
         return
     with contextlib.suppress(OSError):

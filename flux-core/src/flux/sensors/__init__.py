@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from flux.errors import NotFound
-
 if TYPE_CHECKING:
     from flux.sensors.file import FileSensor
     from flux.sensors.python import PythonSensor
@@ -23,14 +21,18 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    module = _MODULES.get(name)
-    if module is None:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        hint = "Sensors of a provider are in its package, such as flux_provider_sql.sensors."
-        raise AttributeError(str(NotFound.named("Sensor", name, __all__, hint=hint)))
-    return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+if not TYPE_CHECKING:  # a type checker that saw it would take every name for granted
+
+    def __getattr__(name: str) -> Any:
+        module = _MODULES.get(name)
+        if module is not None:
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+        if not name[:1].isupper():  # a submodule, or what a tool looks for
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from flux.plugins import signpost
+
+        core = {__name__: __all__, "flux.operators": importlib.import_module("flux.operators").__all__}
+        raise signpost.missing("Sensor", name, core)
 
 
 def __dir__() -> list[str]:

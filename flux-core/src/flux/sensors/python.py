@@ -13,7 +13,14 @@ __all__ = ["PythonSensor"]
 
 
 class PythonSensor(BaseSensor):
-    """Wait until a function returns something true. Its arguments are those of PythonOperator."""
+    """Wait until a function returns something true.
+
+    Args:
+        python_callable: the function; what it is called with is as for PythonOperator.
+        op_args: its positional arguments.
+        op_kwargs: its keyword arguments.
+        templates_dict: further templates; the function gets them rendered as `templates_dict`.
+    """
 
     template_fields: Sequence[str] = ("op_args", "op_kwargs", "templates_dict")
     ui_color = "#e6f1f2"

@@ -29,8 +29,10 @@ from sqlalchemy import bindparam
 
 from flux import graph, retries
 from flux.dependencies import unmet
+from flux.errors import DamagedVersion
 from flux.states import TERMINAL, TRANSITIONS, Event, Outcome, RunState, State
-from flux.store import resolving, runs, transitions
+from flux.store import kept_logs, resolving, runs, transitions
+from flux.store.keyed import Keyed
 from flux.store.limits import key_text, parse_key
 from flux.store.resolving import Ended
 from flux.store.runs import DagRun, Structures
@@ -81,6 +83,8 @@ class Holder:
     job_id: int
     launcher: str
     host: str
+    #: Attempts are given to an executor that begins them when and where it likes; False: they begin at once, here.
+    queues: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,14 +119,15 @@ class Outcomes:
     ended: int = 0
     runs_ended: list[DagRun] = field(default_factory=list)
     runs_started: list[DagRun] = field(default_factory=list)
+    #: Of what could not be asked, for people: texts by DAG version.
+    damaged: dict[int, str] = field(default_factory=dict)
     #: There is more to ask than one transaction should.
     more: bool = False
 
 
-_HELD_BY_CLAIM = ROWS.where(task_instance.c.claim.in_(bindparam("claims", expanding=True))).with_for_update()
-_BY_ID = ROWS.where(task_instance.c.id.in_(bindparam("ids", expanding=True)))
-_LOCK_BY_ID = _BY_ID.with_for_update(key_share=True)
-_DUE = _BY_ID.where(transitions.state_is(State.RETRYING))
+_HELD_BY_CLAIM = Keyed(ROWS.with_for_update(), task_instance.c.claim)
+_LOCK_BY_ID = Keyed(ROWS.with_for_update(key_share=True), task_instance.c.id)
+_DUE = Keyed(ROWS.where(transitions.state_is(State.RETRYING)), task_instance.c.id)
 _UNASKED = (
     ROWS.where(
         task_instance.c.state == State.READY,
@@ -139,9 +144,7 @@ _BLOCKED_THAT_FIT = (
     .limit(bindparam("most"))
 )
 _BLOCKED_BEST = _BLOCKED.order_by(task_instance.c.priority_weight.desc(), task_instance.c.id).limit(bindparam("most"))
-_BLOCKED_ON_ANY = ROWS.where(
-    task_instance.c.blocked_on.in_(bindparam("keys", expanding=True)), transitions.state_is(State.READY)
-)
+_BLOCKED_ON_ANY = Keyed(ROWS.where(transitions.state_is(State.READY)), task_instance.c.blocked_on)
 _COUNT_OPEN = (
     sa.update(dag_run)
     .where(dag_run.c.id == bindparam("b_id"))
@@ -196,7 +199,7 @@ class Advance:
     def finish(self, ends: Iterable[End]) -> None:
         """End attempts and resolve what lies below them. Ends whose claim nobody holds any more are dropped."""
         by_claim = {end.claim: end for end in ends}
-        rows = self._scope.rows_in(_HELD_BY_CLAIM, "claims", list(by_claim))
+        rows = self._scope.rows_of(_HELD_BY_CLAIM, list(by_claim))
         held = {row.claim for row in rows}
         self.outcomes.fenced += [claim for claim in by_claim if claim not in held]
         self._scope.load_limits(row for row in rows if row.holds)
@@ -222,12 +225,14 @@ class Advance:
         if closings:
             transitions.close_attempts(self._connection, closings)
         self._store_results(rows, by_claim)
+        if kept_logs.is_wanted(self._connection):
+            kept_logs.note(self._connection, [(row.dag_run_id, row.claim) for row in rows if row.claim], self._now)
         self._note_ready(again)
         self._resolve(terminal)
 
     def wake(self, ids: Sequence[int]) -> None:
         """Make retrying task instances ready; those that are no longer retrying are left alone."""
-        rows = self._scope.rows_in(_DUE, "ids", ids)
+        rows = self._scope.rows_of(_DUE, ids)
         transitions.make_ready(self._connection, Event.WAKE, [row.id for row in rows], self._now)
         self._note_ready(rows)
 
@@ -238,7 +243,7 @@ class Advance:
 
     def mark(self, ids: Sequence[int], event: Event, reason: str | None) -> None:
         """Set open task instances that no attempt holds to a terminal state, and resolve what lies below them."""
-        found = self._scope.rows_in(_LOCK_BY_ID, "ids", ids)
+        found = self._scope.rows_of(_LOCK_BY_ID, ids)
         rows = [row for row in found if not State(row.state).is_terminal]
         transitions.mark(self._connection, event, [row.id for row in rows], reason, self._now)
         promised = [row for row in rows if row.state == State.READY and not row.blocked_on]
@@ -430,17 +435,27 @@ class Advance:
         for row in rows:
             if row.needs_slot and slots == room:
                 continue
-            reason = next(unmet(self._scope.facts(row)), None)
-            if reason is None:
+            key = self._unmet_key(row)
+            if key is None:
                 self._take(row)
                 taken.append(row)
                 slots += row.needs_slot
             else:
-                blocked[row.id] = reason.key
+                blocked[row.id] = key
                 self._pass_on(row)
         transitions.block(self._connection, blocked)
         self._open(taken)
         return slots
+
+    def _unmet_key(self, row: Row) -> str | None:
+        """The first unmet condition. What cannot be asked must not keep others from it: it waits for its version."""
+        try:
+            reason = next(unmet(self._scope.facts(row)), None)
+        except DamagedVersion as error:
+            version_id = self._scope.runs[row.dag_run_id].dag_version_id
+            self.outcomes.damaged[version_id] = str(error)
+            return f"version:{version_id}"
+        return None if reason is None else reason.key
 
     def _take(self, row: Row) -> None:
         for key in self._scope.keys(row):
@@ -459,17 +474,20 @@ class Advance:
             run, task = self._scope.runs[row.dag_run_id], self._scope.task(row)
             claim = random.getrandbits(62) | 1
             deadline = None if task.sensor is None else self._now + timedelta(seconds=task.sensor.timeout)
-            event = Event.CLAIM if task.sensor is None else Event.DEFER
+            event = Event.DEFER if task.sensor is not None else self._event_of_opening(task)
+            begins = {} if event is Event.ENQUEUE else {"b_now": self._now}
             moves.setdefault(event, []).append(
                 {
                     "b_id": row.id, "b_attempt": row.attempt + 1, "b_claim": claim, "b_job_id": self._holder.job_id,
-                    "b_now": self._now, "b_deadline_at": deadline,
+                    "b_deadline_at": deadline, **begins,
                 }
             )  # fmt: skip
             attempts.setdefault(event, []).append(
                 {
                     "task_instance_id": row.id, "attempt": row.attempt + 1, "claim": claim,
-                    "job_id": self._holder.job_id, "launcher": self._holder.launcher, "host": self._holder.host,
+                    "job_id": self._holder.job_id,
+                    "launcher": None if event is Event.ENQUEUE else self._holder.launcher,
+                    "host": None if event is Event.ENQUEUE else self._holder.host,
                     "started_at": self._now, "log": log_path(run, row.task_id, row.map_index, row.attempt + 1),
                 }
             )  # fmt: skip
@@ -487,12 +505,17 @@ class Advance:
         if inline:
             self.finish(inline)
 
+    def _event_of_opening(self, task: TaskStructure) -> Event:
+        """What happens to a task that is no sensor; one that ends in the same transaction goes nowhere."""
+        assert self._holder is not None
+        return Event.ENQUEUE if self._holder.queues and not task.inline else Event.CLAIM
+
     def _promote(self) -> None:
         """Let what waits for released keys be asked, best first, while their limits have room."""
         while self._released:
             keys, self._released = self._released, set()
             exact = [key for key in keys if key.startswith(("paused:", "past:"))]
-            self._unblock(self._scope.rows_in(_BLOCKED_ON_ANY, "keys", exact))
+            self._unblock(self._scope.rows_of(_BLOCKED_ON_ANY, exact))
             for key in sorted(keys.difference(exact)):
                 kind, number = parse_key(key)
                 if kind == "runs":

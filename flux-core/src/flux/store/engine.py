@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, NoSuchModuleError
 
-from flux.errors import DatabaseTooNew, DatabaseTooOld, DatabaseUnavailable, StaleState, StoreError
+from flux.errors import DatabaseTooNew, DatabaseTooOld, DatabaseUnavailable, Refused, StaleState, StoreError
 from flux.store import migrations
 
 T = TypeVar("T")
@@ -81,6 +81,8 @@ class Store:
         self.path = path
         self._writer = engine
         self._reader = engine.execution_options(**_READ_OPTIONS[self.dialect])
+        self._kinds: frozenset[str] = frozenset()
+        self._kinds_now: Callable[[], frozenset[str]] | None = None
 
     @classmethod
     def open(
@@ -108,6 +110,25 @@ class Store:
             raise
         return store
 
+    def announce(self, kinds: frozenset[str] | Callable[[], frozenset[str]]) -> None:
+        """Announce these kinds of state changes (`announcing.KINDS`) from the next transaction on; none: nothing.
+
+        What is announced fills the outbox until somebody is told.
+
+        Args:
+            kinds: or a function that is asked before each write, and must be quick.
+        """
+        if callable(kinds):
+            self._kinds_now = kinds
+            return
+        self._kinds_now = None
+        self._announce(kinds)
+
+    def _announce(self, kinds: frozenset[str]) -> None:
+        if kinds != self._kinds:
+            self._kinds = kinds
+            self._writer = self._writer.execution_options(flux_announces=kinds)
+
     def read(self, work: Callable[[sa.Connection], T]) -> T:
         """Return what `work` returns, run in one transaction that sees one moment of the database."""
         return self._run(self._reader, work)
@@ -121,7 +142,13 @@ class Store:
             DatabaseUnavailable: the database stays busy, or cannot be reached.
             StaleState: `work` raised it each time.
         """
+        if self._kinds_now is not None:
+            self._announce(self._kinds_now())
         return self._run(self._writer, work)
+
+    def keep_logs(self, handlers: Sequence[str]) -> None:
+        """From now on note each ended attempt, in the transaction that ends it, for these log handlers."""
+        self._writer = self._writer.execution_options(flux_log_handlers=tuple(handlers))
 
     def close(self) -> None:
         """Close every connection. The store cannot be used afterwards."""
@@ -166,6 +193,8 @@ class Store:
         while True:
             try:
                 with engine.begin() as connection:
+                    if self.dialect == "sqlite":
+                        _begin_sqlite(connection)
                     return work(connection)
             except StaleState:
                 pause = _AFTER_A_RACE
@@ -213,6 +242,24 @@ _READ_OPTIONS: dict[str, dict[str, Any]] = {
     "mysql": {"isolation_level": "REPEATABLE READ"},
     "mariadb": {"isolation_level": "REPEATABLE READ"},
 }
+
+
+def check_text(what: str, *texts: str) -> None:
+    """Refuse texts that some server cannot store, before any is asked.
+
+    Args:
+        what: whose texts they are, in words that begin a sentence.
+
+    Raises:
+        Refused: one has a NUL character or is no Unicode. The message does not show it.
+    """
+    for text in texts:
+        if "\0" in text:
+            raise Refused(f"{what} has a NUL character, which cannot be stored. Take it out.")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise Refused(f"{what} is no UTF-8. Write it in that encoding.") from error
 
 
 def insert_row(connection: sa.Connection, table: sa.Table, values: Mapping[str, Any]) -> int:
@@ -349,15 +396,16 @@ def _sqlite(url: sa.URL, full: bool, busy_seconds: float) -> sa.Engine:
         raw.execute("PRAGMA foreign_keys = ON")
         raw.execute(f"PRAGMA synchronous = {'FULL' if full else 'NORMAL'}")
 
-    @sa.event.listens_for(engine, "begin")
-    def begin(connection: sa.Connection) -> None:
-        reads_only = connection.get_execution_options().get("flux_reads_only", False)
-        if connection.info.get("flux_reads_only") is not reads_only:
-            connection.exec_driver_sql(f"PRAGMA query_only = {int(reads_only)}")
-            connection.info["flux_reads_only"] = reads_only
-        connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")
-
     return engine
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    """Begin the transaction. Not by a listener for "begin": with one, SQLAlchemy looks for listeners at every step."""
+    reads_only = connection.get_execution_options().get("flux_reads_only", False)
+    if connection.info.get("flux_reads_only") is not reads_only:
+        connection.exec_driver_sql(f"PRAGMA query_only = {int(reads_only)}")
+        connection.info["flux_reads_only"] = reads_only
+    connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")
 
 
 def _postgresql(url: sa.URL, full: bool, _: float) -> sa.Engine:

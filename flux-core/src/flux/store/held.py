@@ -16,7 +16,6 @@ from flux.store.advance import Claimed
 from flux.store.jobs import Job
 from flux.store.runs import DagRun, Structures
 from flux.store.schema import attempt, job, task_instance, task_result
-from flux.store.scope import chunks
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +27,9 @@ class Held:
     #: Of the job that holds it, and of the launcher that was to start it.
     job_id: int | None
     launcher: str | None
+    #: Of an agent: where it runs.
+    host: str | None
+    pid: int | None
     #: Relative to the logs folder.
     log: str
 
@@ -36,7 +38,8 @@ _HELD = (
     sa.select(
         task_instance.c.id, task_instance.c.dag_run_id, task_instance.c.task_index, task_instance.c.map_index,
         task_instance.c.state, task_instance.c.attempt, task_instance.c.max_attempts, task_instance.c.claim,
-        task_instance.c.job_id, task_instance.c.deadline_at, attempt.c.launcher, attempt.c.log, attempt.c.started_at,
+        task_instance.c.job_id, task_instance.c.deadline_at, attempt.c.launcher, attempt.c.host, attempt.c.pid,
+        attempt.c.log, attempt.c.started_at,
     )
     .join_from(
         task_instance,
@@ -78,7 +81,7 @@ def everything(connection: sa.Connection, structures: Structures) -> list[Held]:
     """Return every open attempt there is."""
     rows = connection.execute(_HELD).all()
     numbers = sorted({row.dag_run_id for row in rows})
-    found = {run.id: run for chunk in chunks(numbers) for run in runs.by_rows(connection, list(chunk))}
+    found = {run.id: run for run in runs.by_rows(connection, numbers)}
     return [_held(row, found[row.dag_run_id], structures) for row in rows]
 
 
@@ -93,7 +96,7 @@ def _held(row: Any, run: DagRun, structures: Structures) -> Held:
         row.claim, row.id, run, run.dag_version_id, structure.tasks[row.task_index], row.map_index, row.attempt,
         row.max_attempts, row.started_at, row.deadline_at, structure.on_interrupt,
     )  # fmt: skip
-    return Held(claimed, State(row.state), row.job_id, row.launcher, row.log)
+    return Held(claimed, State(row.state), row.job_id, row.launcher, row.host, row.pid, row.log)
 
 
 def run_of(connection: sa.Connection, claim: int) -> tuple[DagRun, str] | None:

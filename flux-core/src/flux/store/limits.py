@@ -15,6 +15,7 @@ from sqlalchemy import bindparam
 
 from flux.dependencies import Limit
 from flux.errors import StaleState
+from flux.store.keyed import Keyed
 from flux.store.schema import dag, pool, task_limit
 
 #: (kind, row number); `key_text` writes it as `blocked_on` holds it.
@@ -25,11 +26,12 @@ _COLUMNS = {
     "task": (task_limit, task_limit.c.task_id, task_limit.c.slots, task_limit.c.used),
     "pool": (pool, pool.c.name, pool.c.slots, pool.c.used),
 }
-_READ = {
-    kind: sa.select(table.c.id, name, slots, used).where(table.c.id.in_(bindparam("ids", expanding=True)))
-    for kind, (table, name, slots, used) in _COLUMNS.items()
+_ALL = {kind: sa.select(table.c.id, name, slots, used) for kind, (table, name, slots, used) in _COLUMNS.items()}
+_READ = {kind: Keyed(statement, _COLUMNS[kind][0].c.id) for kind, statement in _ALL.items()}
+_LOCK = {
+    kind: statement.where(_COLUMNS[kind][0].c.id == bindparam("id")).with_for_update(key_share=True)
+    for kind, statement in _ALL.items()
 }
-_LOCK = {kind: statement.with_for_update(key_share=True) for kind, statement in _READ.items()}
 _GIVE = {
     kind: sa.update(table).where(table.c.id == bindparam("b_id")).values({used: used + bindparam("b_change")})
     for kind, (table, _, _, used) in _COLUMNS.items()
@@ -79,8 +81,9 @@ class Ledger:
             if key not in self._counters:
                 missing.setdefault(key[0], []).append(key[1])
         for kind, ids in missing.items():
-            for number, name, slots, used in self._connection.execute(_READ[kind], {"ids": ids}):
-                self._counters[(kind, number)] = _Counter(name, slots, used)
+            for statement, values in _READ[kind].over(ids):
+                for number, name, slots, used in self._connection.execute(statement, values):
+                    self._counters[(kind, number)] = _Counter(name, slots, used)
 
     def limit(self, key: Key, wanted: int = 1) -> Limit | None:
         """Return how the limit stands now, this transaction counted; None where a DAG has none."""
@@ -98,7 +101,7 @@ class Ledger:
         self.load([key])
         counter = self._counters[key]
         if self._locks and not counter.is_locked:
-            _, _, counter.slots, counter.used = self._connection.execute(_LOCK[key[0]], {"ids": [key[1]]}).one()
+            _, _, counter.slots, counter.used = self._connection.execute(_LOCK[key[0]], {"id": key[1]}).one()
             counter.is_locked = True
         if counter.slots is None:
             return None if key[0] == "dag" else 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -30,13 +30,20 @@ class Message:
 
 
 _outbox = schema.outbox
+#: Walks the table by its key: an expression keeps planners from the index on the state, which would sort the whole of a
+#: backlog for each batch of it.
 _DUE = (
     sa.select(*(_outbox.c[field.name] for field in dataclasses.fields(Message)))
-    .where(_outbox.c.state == "waiting")
+    .where(sa.func.coalesce(_outbox.c.state, "") == "waiting", _outbox.c.kind.in_(bindparam("kinds", expanding=True)))
     .where(sa.or_(_outbox.c.wake_at.is_(None), _outbox.c.wake_at <= bindparam("now")))
     .order_by(_outbox.c.id)
     .limit(bindparam("limit", type_=sa.Integer()))
 )
+_COUNT = sa.select(sa.func.count()).where(
+    _outbox.c.state == "waiting", _outbox.c.kind.in_(bindparam("kinds", expanding=True))
+)
+_ADD = sa.insert(_outbox)
+_DROP = _outbox.delete().where(_outbox.c.kind.in_(bindparam("kinds", expanding=True)))
 _DONE = _outbox.delete().where(_outbox.c.id.in_(bindparam("ids", expanding=True)))
 _LATER = (
     _outbox.update()
@@ -55,24 +62,53 @@ def add(
     now: datetime,
 ) -> None:
     """Add a message. One whose `dedupe_key` waits already is not added again."""
-    row = {
+    insert_missing(connection, _outbox, [{**_row(kind, payload, dag_run_id, now), "dedupe_key": dedupe_key}])
+
+
+def add_all(
+    connection: sa.Connection, kind: str, messages: Sequence[tuple[int, Mapping[str, Any]]], now: datetime
+) -> None:
+    """Add messages of one kind in their order, each (row number of its DAG run, payload)."""
+    if messages:
+        connection.execute(_ADD, [_row(kind, payload, dag_run_id, now) for dag_run_id, payload in messages])
+
+
+def _row(kind: str, payload: Mapping[str, Any], dag_run_id: int | None, now: datetime) -> dict[str, Any]:
+    return {
         "kind": kind,
-        "dedupe_key": dedupe_key,
         "dag_run_id": dag_run_id,
         "payload": json.dumps(payload, separators=(",", ":")),
         "state": "waiting",
         "tries": 0,
         "created_at": now,
     }
-    insert_missing(connection, _outbox, [row])
 
 
-def due(connection: sa.Connection, now: datetime, *, limit: int = 100) -> list[Message]:
-    """Return the oldest messages that wait to be told, oldest first."""
-    rows = connection.execute(_DUE, {"now": now, "limit": limit})
+def due(
+    connection: sa.Connection, kinds: Sequence[str], now: datetime, *, limit: int = 100, told: Container[int] = ()
+) -> list[Message]:
+    """Return the oldest messages of these kinds that wait to be told, oldest first.
+
+    Args:
+        limit: rows that are read at most.
+        told: ids of those among them that have been told and are to be dropped later.
+    """
+    rows = connection.execute(_DUE, {"kinds": list(kinds), "now": now, "limit": limit})
     return [
-        Message(row.id, row.kind, row.dag_run_id, json.loads(row.payload), row.tries, row.created_at) for row in rows
+        Message(row.id, row.kind, row.dag_run_id, json.loads(row.payload), row.tries, row.created_at)
+        for row in rows
+        if row.id not in told
     ]
+
+
+def waiting(connection: sa.Connection, kinds: Sequence[str]) -> int:
+    """Return how many messages of these kinds wait to be told."""
+    return int(connection.execute(_COUNT, {"kinds": list(kinds)}).scalar_one())
+
+
+def drop(connection: sa.Connection, kinds: Sequence[str]) -> int:
+    """Drop every message of these kinds, which nobody is there to be told; return how many there were."""
+    return connection.execute(_DROP, {"kinds": list(kinds)}).rowcount
 
 
 def done(connection: sa.Connection, ids: Iterable[int]) -> None:

@@ -9,11 +9,12 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 
 from flux.dependencies import Reason, unmet
-from flux.states import RunState, State
+from flux.errors import DamagedVersion
+from flux.states import Outcome, RunState, State
 from flux.store.resolving import verdict_of
 from flux.store.runs import DagRun, Structures
-from flux.store.schema import dag, dag_file, task_instance
-from flux.store.scope import NEIGHBOURS, ROWS, Row, Scope, chunks
+from flux.store.schema import attempt, dag, dag_file, task_instance
+from flux.store.scope import NEIGHBOURS, ROWS, Row, Scope
 from flux.times import iso
 from flux.trigger_rules import Verdict
 
@@ -25,29 +26,53 @@ _ERROR = (
     .where(dag.c.id == bindparam("dag_row"), dag_file.c.error.is_not(None))
 )
 _RUNNING = sa.select(sa.func.count()).where(
-    task_instance.c.state == State.STARTED, task_instance.c.needs_slot == sa.true()
+    task_instance.c.state.in_([State.QUEUED, State.STARTED]), task_instance.c.needs_slot == sa.true()
+)
+_QUEUED_AT = (
+    sa.select(attempt.c.started_at)
+    .join_from(task_instance, attempt, attempt.c.claim == task_instance.c.claim)
+    .where(task_instance.c.id == bindparam("id"))
+)
+#: Why the attempt before this one was never launched.
+_NOT_LAUNCHED = sa.select(attempt.c.reason).where(
+    attempt.c.task_instance_id == bindparam("id"),
+    attempt.c.attempt == bindparam("before"),
+    attempt.c.outcome == Outcome.NEVER_LAUNCHED,
 )
 #: Upstream tasks named one by one; of more, the number is told.
 _NAMED = 10
 
 
 def reasons(
-    connection: sa.Connection, task_instance_row: int, structures: Structures, now: datetime, *, parallelism: int
+    connection: sa.Connection,
+    task_instance_row: int,
+    structures: Structures,
+    now: datetime,
+    *,
+    executor: str,
+    parallelism: int,
 ) -> list[Reason]:
     """Return everything that keeps a task instance from running now, in the order in which it will be met.
 
     Empty when it is running or done.
 
     Args:
+        executor: the configured executor's name.
         parallelism: how many attempts the executor takes at once.
     """
     scope = Scope(connection, structures, now)
     row = scope.rows(_BY_ID, id=task_instance_row)[0]
     state = State(row.state)
-    if state.is_terminal or state in (State.STARTED, State.QUEUED):
+    if state.is_terminal or state is State.STARTED:
         return []
+    if state is State.QUEUED:
+        return [_queued(connection, row, executor)]
     if state is State.DEFERRED:
         return [_between_pokes(connection, row)]
+    try:
+        scope.task(row)
+    except DamagedVersion as error:
+        return [Reason("damaged_version", str(error), row.task_id)]
     found: list[Reason] = []
     if state is State.WAITING:
         found += _waiting(scope, row)
@@ -75,14 +100,20 @@ def _between_pokes(connection: sa.Connection, row: Row) -> Reason:
     )
 
 
+def _queued(connection: sa.Connection, row: Row, executor: str) -> Reason:
+    since = connection.execute(_QUEUED_AT, {"id": row.id}).scalar_one()
+    text = f"It is queued at executor {executor!r} since {iso(since)}; no agent has begun."
+    before = connection.execute(_NOT_LAUNCHED, {"id": row.id, "before": row.attempt - 1}).scalar_one_or_none()
+    return Reason("queued", text if before is None else f"{text} Attempt {row.attempt - 1}: {before}.", executor)
+
+
 def _waiting(scope: Scope, row: Row) -> list[Reason]:
     """Upstream tasks and gates that have not ended, or the rule that cannot decide yet."""
     task, structure = scope.task(row), scope.structure(row)
     above = [*task.upstream, *(other.index for other in structure.tasks if row.task_index in other.gates)]
     unfinished = [
         other
-        for chunk in chunks(sorted(set(above)))
-        for other in scope.rows(NEIGHBOURS, run=row.dag_run_id, indices=chunk)
+        for other in scope.rows_of(NEIGHBOURS, sorted(set(above)), run=row.dag_run_id)
         if not State(other.state).is_terminal
     ]
     if not unfinished:

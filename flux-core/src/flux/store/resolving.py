@@ -15,8 +15,9 @@ from sqlalchemy import bindparam
 
 from flux.states import Event, State
 from flux.store import transitions
+from flux.store.keyed import Keyed
 from flux.store.schema import task_instance
-from flux.store.scope import NEIGHBOURS, Row, Scope, chunks
+from flux.store.scope import ROWS, Row, Scope
 from flux.structure import TaskStructure
 from flux.trigger_rules import Verdict, verdict
 
@@ -31,20 +32,21 @@ class Ended:
     closes: tuple[int, ...] = ()
 
 
-_WAITING = NEIGHBOURS.where(transitions.state_is(State.WAITING))
-_COUNT_UPSTREAM = (
+_WAITING = Keyed(
+    ROWS.where(task_instance.c.dag_run_id == bindparam("run"), transitions.state_is(State.WAITING)),
+    task_instance.c.task_index,
+)
+_COUNT_UPSTREAM = Keyed(
     sa.update(task_instance)
-    .where(
-        task_instance.c.dag_run_id == bindparam("b_run"),
-        task_instance.c.task_index.in_(bindparam("b_indices", expanding=True)),
-    )
+    .where(task_instance.c.dag_run_id == bindparam("b_run"))
     .values(
         upstream_ok=task_instance.c.upstream_ok + bindparam("b_ok"),
         upstream_bad=task_instance.c.upstream_bad + bindparam("b_bad"),
         upstream_skipped=task_instance.c.upstream_skipped + bindparam("b_skipped"),
         gates_open=task_instance.c.gates_open - bindparam("b_opened"),
         gates_closed=task_instance.c.gates_closed + bindparam("b_closed"),
-    )
+    ),
+    task_instance.c.task_index,
 )
 _CAUSES = {
     State.SUCCESS: "succeeded",
@@ -101,19 +103,18 @@ def judge(
     ended: list[Ended] = []
     skipped: dict[int, str] = {}
     failed: dict[int, str] = {}
-    for chunk in chunks(sorted(indices)):
-        for row in scope.rows(_WAITING, run=run, indices=chunk):
-            task = scope.task(row)
-            decided = verdict_of(row, task)
-            reason = _reason(row, task, (causes or {}).get(row.task_index))
-            if decided is Verdict.RUN:
-                ready.append(row)
-            elif decided is Verdict.SKIP:
-                skipped[row.id] = reason
-                ended.append(Ended(row, State.SKIPPED))
-            elif decided is Verdict.FAIL:
-                failed[row.id] = reason
-                ended.append(Ended(row, State.UPSTREAM_FAILED))
+    for row in scope.rows_of(_WAITING, sorted(indices), run=run):
+        task = scope.task(row)
+        decided = verdict_of(row, task)
+        reason = _reason(row, task, (causes or {}).get(row.task_index))
+        if decided is Verdict.RUN:
+            ready.append(row)
+        elif decided is Verdict.SKIP:
+            skipped[row.id] = reason
+            ended.append(Ended(row, State.SKIPPED))
+        elif decided is Verdict.FAIL:
+            failed[row.id] = reason
+            ended.append(Ended(row, State.UPSTREAM_FAILED))
     transitions.apply_rule(scope.connection, Event.RULE_SKIP, skipped, scope.now)
     transitions.apply_rule(scope.connection, Event.RULE_FAIL, failed, scope.now)
     return ready, ended
@@ -162,16 +163,6 @@ def _add(scope: Scope, run: int, changes: Mapping[int, _Change]) -> None:
     for index, change in changes.items():
         alike.setdefault(change.numbers, []).append(index)
     for (ok, bad, skipped, gates, closed), indices in alike.items():
-        for chunk in chunks(sorted(indices)):
-            scope.connection.execute(
-                _COUNT_UPSTREAM,
-                {
-                    "b_run": run,
-                    "b_indices": chunk,
-                    "b_ok": ok,
-                    "b_bad": bad,
-                    "b_skipped": skipped,
-                    "b_opened": gates,
-                    "b_closed": closed,
-                },
-            )
+        numbers = {"b_ok": ok, "b_bad": bad, "b_skipped": skipped, "b_opened": gates, "b_closed": closed}
+        for statement, values in _COUNT_UPSTREAM.over(sorted(indices), b_run=run, **numbers):
+            scope.connection.execute(statement, values)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,6 +16,7 @@ from flux.schedule import DataInterval
 from flux.states import RunKind, RunState, State
 from flux.store import transitions
 from flux.store.dags import Dag, DagVersion
+from flux.store.keyed import Keyed
 from flux.store.schema import attempt, dag, dag_run, pool, rendered_fields, task_instance, task_limit, task_result
 from flux.structure import DagStructure, TaskStructure
 from flux.times import from_iso, iso
@@ -62,7 +63,7 @@ _SELECT = sa.select(
     dag_run.c.conf, dag_run.c.created_at, dag_run.c.started_at, dag_run.c.ended_at, dag_run.c.deadline_at,
     dag_run.c.reason,
 ).join_from(dag_run, dag, dag_run.c.dag_row == dag.c.id)  # fmt: skip
-_BY_ROW = _SELECT.where(dag_run.c.id.in_(bindparam("ids", expanding=True)))
+_BY_ROW = Keyed(_SELECT, dag_run.c.id)
 _BY_RUN_ID = _SELECT.where(dag_run.c.dag_row == bindparam("dag_row"), dag_run.c.run_id == bindparam("run_id"))
 _BY_INTERVAL = _SELECT.where(dag_run.c.dag_row == bindparam("dag_row"), dag_run.c.interval_key == bindparam("key"))
 _PREVIOUS = (
@@ -130,9 +131,9 @@ def _first(connection: sa.Connection, statement: sa.Select[Any], **values: Any) 
     return None if row is None else _record(row)
 
 
-def by_rows(connection: sa.Connection, ids: list[int]) -> list[DagRun]:
+def by_rows(connection: sa.Connection, ids: Sequence[int]) -> list[DagRun]:
     """Return the runs of these row numbers, in no order."""
-    return [_record(row) for row in connection.execute(_BY_ROW, {"ids": ids})]
+    return [_record(row) for statement, values in _BY_ROW.over(ids) for row in connection.execute(statement, values)]
 
 
 def by_run_id(connection: sa.Connection, dag_row: int, run_id: str) -> DagRun | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
@@ -15,15 +15,11 @@ from sqlalchemy import bindparam
 from flux.dependencies import Facts, Past
 from flux.states import State
 from flux.store import runs
+from flux.store.keyed import Keyed
 from flux.store.limits import Key, Ledger
 from flux.store.runs import DagRun, Structures
 from flux.store.schema import dag, task_instance
 from flux.structure import DagStructure, TaskStructure
-
-T = TypeVar("T")
-
-#: Most row numbers in one IN list.
-_CHUNK = 500
 
 
 class Row(NamedTuple):
@@ -56,21 +52,14 @@ class Row(NamedTuple):
 _COLUMNS = [task_instance.c[name] for name in Row._fields]
 #: The columns of `Row`; add a WHERE.
 ROWS = sa.select(*_COLUMNS)
-NEIGHBOURS = ROWS.where(
-    task_instance.c.dag_run_id == bindparam("run"),
-    task_instance.c.task_index.in_(bindparam("indices", expanding=True)),
-)
+#: The task instances of run `run` by their indices.
+NEIGHBOURS = Keyed(ROWS.where(task_instance.c.dag_run_id == bindparam("run")), task_instance.c.task_index)
 _LOCK_PAUSED = sa.select(dag.c.paused).where(dag.c.id == bindparam("id")).with_for_update(key_share=True)
 _LOCK_STATE = (
     sa.select(task_instance.c.state).where(task_instance.c.id == bindparam("id")).with_for_update(key_share=True)
 )
 #: What the task instances of the previous run may be.
 _PASSED = (State.SUCCESS, State.SKIPPED, State.REMOVED)
-
-
-def chunks(items: Sequence[T], size: int = _CHUNK) -> Iterable[Sequence[T]]:
-    """Cut a sequence into parts that fit an IN list."""
-    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 class Scope:
@@ -98,15 +87,14 @@ class Scope:
         self.load_runs(row.dag_run_id for row in rows)
         return rows
 
-    def rows_in(self, statement: sa.Select[Any], name: str, values: Sequence[Any]) -> list[Row]:
-        """Read task instances whose IN list `name` is `values`, however many."""
-        return [row for chunk in chunks(values) for row in self.rows(statement, **{name: list(chunk)})]
+    def rows_of(self, statement: Keyed[sa.Select[Any]], keys: Sequence[Any], **values: Any) -> list[Row]:
+        """Read the task instances of these keys, however many, and the runs they belong to."""
+        return [row for part, parameters in statement.over(keys, **values) for row in self.rows(part, **parameters)]
 
     def load_runs(self, ids: Iterable[int]) -> None:
         """Read the runs of these row numbers that are not known yet."""
         missing = sorted({number for number in ids if number not in self.runs})
-        for chunk in chunks(missing):
-            self.runs.update((run.id, run) for run in runs.by_rows(self.connection, list(chunk)))
+        self.runs.update((run.id, run) for run in runs.by_rows(self.connection, missing))
 
     def structure(self, row: Row) -> DagStructure:
         return self.structures(self.runs[row.dag_run_id].dag_version_id)
@@ -158,12 +146,11 @@ class Scope:
         if index is None:
             return None
         indices = [index, *(structure.tasks[index].downstream if task.wait_for_downstream else ())]
-        for chunk in chunks(indices):
-            for row in self.rows(NEIGHBOURS, run=before.id, indices=chunk):
-                if row.state not in _PASSED:
-                    if self._has_moved(_LOCK_STATE, row.id, row.state):
-                        return self._past(run, task)
-                    return Past(f"past:{row.id}", row.task_id, before.run_id, row.state)
+        for row in self.rows_of(NEIGHBOURS, indices, run=before.id):
+            if row.state not in _PASSED:
+                if self._has_moved(_LOCK_STATE, row.id, row.state):
+                    return self._past(run, task)
+                return Past(f"past:{row.id}", row.task_id, before.run_id, row.state)
         return None
 
     def _has_moved(self, lock: sa.Select[Any], number: int, seen: Any) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import sqlalchemy as sa
 
+from flux.errors import DamagedVersion
 from flux.store import dags
 from flux.structure import DagStructure
 
@@ -19,12 +20,15 @@ class StructureCache:
         self._known: OrderedDict[int, DagStructure] = OrderedDict()
 
     def through(self, connection: sa.Connection) -> Callable[[int], DagStructure]:
-        """Return a function from a version's row number to its structure, which reads by `connection` what is new."""
+        """Return a function from a version's row number to its structure, which reads by `connection` what is new.
+
+        The function raises DamagedVersion when what is stored cannot be read.
+        """
 
         def structure(version_id: int) -> DagStructure:
             known = self._known.get(version_id)
             if known is None:
-                known = self._known[version_id] = dags.version(connection, version_id).structure
+                known = self._known[version_id] = _read(connection, version_id)
                 if len(self._known) > self._most:
                     self._known.popitem(last=False)
             else:
@@ -32,3 +36,14 @@ class StructureCache:
             return known
 
         return structure
+
+
+def _read(connection: sa.Connection, version_id: int) -> DagStructure:
+    try:
+        return dags.version(connection, version_id).structure
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        cause = f"{type(error).__name__}: {error}"
+        raise DamagedVersion(
+            f"The stored structure of DAG version {version_id} cannot be read ({cause}). Nothing of it starts; restore "
+            "the database from a copy."
+        ) from error

@@ -19,6 +19,7 @@ from sqlalchemy import bindparam
 
 from flux.errors import StaleState
 from flux.states import CLAIMED_EVENTS, TRANSITIONS, Event, RunState, State
+from flux.store import announcing
 from flux.store.schema import attempt, dag_run, task_instance
 
 
@@ -76,7 +77,7 @@ _OPEN: Mapping[Event, sa.Update] = {
         claim=bindparam("b_claim"),
         job_id=bindparam("b_job_id"),
         holds=1,
-        started_at=bindparam("b_now"),
+        started_at=None if event is Event.ENQUEUE else bindparam("b_now"),
         ended_at=None,
         wake_at=None,
         reason=None,
@@ -124,6 +125,20 @@ _UNBLOCK = (
     .values(blocked_on="")
 )
 
+_BEGIN = _move(Event.BEGIN, started_at=bindparam("b_now"))
+_BEGIN_ATTEMPT = (
+    sa.update(attempt)
+    .where(attempt.c.claim == bindparam("b_claim"))
+    .values(
+        started_at=bindparam("b_now"),
+        launcher=bindparam("b_launcher"),
+        host=bindparam("b_host"),
+        pid=bindparam("b_pid", type_=sa.Integer()),
+    )
+)
+_IS_BEGUN = sa.select(attempt.c.claim).where(
+    attempt.c.claim == bindparam("b_claim"), attempt.c.launcher == bindparam("b_launcher"), attempt.c.outcome.is_(None)
+)
 _INSERT_ATTEMPT = sa.insert(attempt)
 
 _CLOSE_ATTEMPT = (
@@ -174,16 +189,47 @@ def _all(connection: sa.Connection, statement: sa.Update, rows: Rows) -> None:
         raise StaleState(f"{len(rows) - changed} of {len(rows)} rows were no longer as they were read.")
 
 
+def _move_all(connection: sa.Connection, event: Event, statement: sa.Update, rows: Rows) -> None:
+    """Move task instances, and announce it in the same transaction where somebody listens."""
+    if not rows or not announcing.is_wanted(connection, announcing.TASK_STATE):
+        _all(connection, statement, rows)
+        return
+    states = announcing.before(connection, event, rows)
+    _all(connection, statement, rows)
+    announcing.moved(connection, states)
+
+
+def _move_run(connection: sa.Connection, statement: sa.Update, row: Mapping[str, Any], source: RunState) -> None:
+    """Move a DAG run from `source`, and announce it in the same transaction where somebody listens."""
+    _all(connection, statement, [row])
+    if announcing.is_wanted(connection, announcing.RUN_STATE):
+        announcing.run_moved(connection, row["b_id"], source)
+
+
 def open_attempts(connection: sa.Connection, event: Event, rows: Rows, attempts: Rows) -> None:
     """Claim ready, unblocked task instances (`claim`, `defer` or `enqueue`) and open their attempt rows.
 
     Args:
-        rows: b_id, b_attempt (the new number), b_claim, b_job_id, b_now, b_deadline_at.
+        rows: b_id, b_attempt (the new number), b_claim, b_job_id, b_deadline_at and, but for enqueue, b_now.
         attempts: the columns of the new attempt rows.
     """
     if rows:
-        _all(connection, _OPEN[event], rows)
+        _move_all(connection, event, _OPEN[event], rows)
         connection.execute(_INSERT_ATTEMPT, [dict(row) for row in attempts])
+
+
+def begin_attempt(connection: sa.Connection, claim: int, *, agent: str, host: str, pid: int, now: datetime) -> bool:
+    """Move a queued attempt to started, as begun by `agent`; False: nobody holds that claim, or another began it."""
+    row = {"b_claim": claim, "b_now": now}
+    began = {**row, "b_launcher": agent, "b_host": host, "b_pid": pid}
+    is_wanted = announcing.is_wanted(connection, announcing.TASK_STATE)
+    states = announcing.before(connection, Event.BEGIN, [row]) if is_wanted else []
+    if connection.execute(_BEGIN, row).rowcount == 1:
+        connection.execute(_BEGIN_ATTEMPT, began)
+        announcing.moved(connection, states)
+        return True
+    # The transaction may have been committed before, and its answer lost.
+    return connection.execute(_IS_BEGUN, {"b_claim": claim, "b_launcher": agent}).first() is not None
 
 
 def end_attempts(connection: sa.Connection, event: Event, rows: Rows) -> None:
@@ -192,7 +238,7 @@ def end_attempts(connection: sa.Connection, event: Event, rows: Rows) -> None:
     Args:
         rows: b_claim, b_ended_at, and, but for requeue, b_reason, b_losses; b_closes (succeed); b_wake_at (retry).
     """
-    _all(connection, _END[event], rows)
+    _move_all(connection, event, _END[event], rows)
 
 
 def close_attempts(connection: sa.Connection, rows: Rows) -> None:
@@ -206,17 +252,18 @@ def close_attempts(connection: sa.Connection, rows: Rows) -> None:
 
 def make_ready(connection: sa.Connection, event: Event, ids: Sequence[int], now: datetime) -> None:
     """Move waiting (`ready`) or retrying (`wake`) task instances to ready, not blocked on anything yet."""
-    _all(connection, _READY[event], [{"b_id": row, "b_now": now} for row in ids])
+    _move_all(connection, event, _READY[event], [{"b_id": row, "b_now": now} for row in ids])
 
 
 def apply_rule(connection: sa.Connection, event: Event, reasons: Mapping[int, str], now: datetime) -> None:
     """End waiting task instances without an attempt (`rule_skip`, `rule_fail`). `reasons` maps row number to text."""
-    _all(connection, _RULE[event], [{"b_id": row, "b_reason": text, "b_now": now} for row, text in reasons.items()])
+    rows = [{"b_id": row, "b_reason": text, "b_now": now} for row, text in reasons.items()]
+    _move_all(connection, event, _RULE[event], rows)
 
 
 def mark(connection: sa.Connection, event: Event, ids: Sequence[int], reason: str | None, now: datetime) -> None:
     """Set task instances that no attempt holds by hand, or take them out of the run (`remove`)."""
-    _all(connection, _MARK[event], [{"b_id": row, "b_reason": reason, "b_now": now} for row in ids])
+    _move_all(connection, event, _MARK[event], [{"b_id": row, "b_reason": reason, "b_now": now} for row in ids])
 
 
 def block(connection: sa.Connection, keys: Mapping[int, str]) -> None:
@@ -247,16 +294,14 @@ def start_run(
     connection: sa.Connection, dag_run_row: int, *, open_tasks: int, deadline_at: datetime | None, now: datetime
 ) -> None:
     """Move a queued DAG run to running."""
-    _all(
-        connection,
-        _START_RUN,
-        [{"b_id": dag_run_row, "b_now": now, "b_deadline_at": deadline_at, "b_open_tasks": open_tasks}],
-    )
+    row = {"b_id": dag_run_row, "b_now": now, "b_deadline_at": deadline_at, "b_open_tasks": open_tasks}
+    _move_run(connection, _START_RUN, row, RunState.QUEUED)
 
 
 def close_run(connection: sa.Connection, dag_run_row: int, state: RunState, now: datetime) -> None:
     """End a running DAG run whose task instances have all ended."""
-    _all(connection, _CLOSE_RUN, [{"b_id": dag_run_row, "b_state": state, "b_now": now}])
+    row = {"b_id": dag_run_row, "b_state": state, "b_now": now}
+    _move_run(connection, _CLOSE_RUN, row, RunState.RUNNING)
 
 
 _ADOPT = sa.update(task_instance).where(task_instance.c.claim.in_(bindparam("b_claims", expanding=True)))

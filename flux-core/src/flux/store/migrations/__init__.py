@@ -38,7 +38,7 @@ def migrate(connection: sa.Connection) -> None:
         DatabaseTooNew: a newer Flux made it.
         StoreError: it has tables of these names that are not Flux's.
     """
-    with _alone(connection):
+    with alone(connection):
         _migrate(connection)
 
 
@@ -59,19 +59,21 @@ def _migrate(connection: sa.Connection) -> None:
         _create(connection)
 
 
-def run_scripts(connection: sa.Connection) -> None:
-    """Run every revision that the database lacks, in the transaction of `connection`."""
+def run_scripts(
+    connection: sa.Connection, folder: Path = Path(__file__).parent, *, version_table: str = _version.name
+) -> None:
+    """Run every revision in the folder's `versions/` that the database lacks, in the transaction of `connection`."""
     from alembic.operations import Operations
     from alembic.runtime.migration import MigrationContext, MigrationStep
     from alembic.script import ScriptDirectory
 
-    scripts = ScriptDirectory(str(Path(__file__).parent))
+    scripts = ScriptDirectory(str(folder))
 
     def missing(heads: tuple[str, ...], _: MigrationContext) -> list[MigrationStep]:
         newest_first = list(scripts.iterate_revisions("head", heads or "base"))
         return [MigrationStep.upgrade_from_script(scripts.revision_map, script) for script in reversed(newest_first)]
 
-    context = MigrationContext.configure(connection, opts={"fn": missing})
+    context = MigrationContext.configure(connection, opts={"fn": missing, "version_table": version_table})
     with Operations.context(context):
         context.run_migrations()
 
@@ -84,7 +86,7 @@ def _create(connection: sa.Connection) -> None:
 
 
 @contextmanager
-def _alone(connection: sa.Connection) -> Iterator[None]:
+def alone(connection: sa.Connection) -> Iterator[None]:
     """Keep other migrations out. On SQLite the write transaction does; on PostgreSQL the lock ends with it."""
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
