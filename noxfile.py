@@ -21,7 +21,13 @@ nox.options.error_on_missing_interpreters = True
 
 ROOT = Path(__file__).parent
 #: Every package of this repository, in the order in which they need each other.
-PACKAGES = ("flux-core",)
+PACKAGES = ("flux-core", "flux-provider-mysql")
+#: The servers that tests need, by the variable that names each.
+SERVICES = {"FLUX_TEST_POSTGRES": "postgres", "FLUX_TEST_MARIADB": "mariadb", "FLUX_TEST_MYSQL": "mysql"}
+#: Of each provider with an example: its DAG, its connection, and the variables of the servers that it runs against.
+EXAMPLES = {
+    "flux-provider-mysql": ("mysql_example", "FLUX_CONN_MYSQL_DEFAULT", ("FLUX_TEST_MARIADB", "FLUX_TEST_MYSQL")),
+}
 #: Seconds that a session's child has to end by itself after Ctrl-C: `flux up` promises 6.
 PATIENCE = 12.0
 
@@ -72,15 +78,17 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def integration(session: nox.Session) -> None:
-    """Start a private PostgreSQL and run the tests that use one; a missing service is a failure here."""
+    """Start private servers and run the tests that use them; a missing service is a failure here."""
     install(session, extras="[postgres,testing]")
-    run_pytest(session, "tests/core/store", "tests/core/running", env={"CI": "true", **start_services(session)})
+    folders = ("tests/core/store", "tests/core/running", "tests/provider_mysql", "tests/services")
+    run_pytest(session, *folders, env={"CI": "true", **start_services(session)})
 
 
 @nox.session
 def acceptance(session: nox.Session) -> None:
     """Run whole systems: start, kill, restart, interrupt, and look at what is left."""
-    install(session, extras="[postgres,testing]")
+    # The tools are for what `flux provider new` writes.
+    install(session, "editables", "hatchling", "mypy", "ruff", extras="[postgres,testing]")
     if os.environ.get("CI"):  # at home the test that forks after them skips without them
         session.install("numpy", "pandas", "pyarrow")
     run_pytest(session, "tests/acceptance")
@@ -111,8 +119,8 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Write the generated pages under docs/reference/; `-- --check` fails when one is out of date."""
-    install(session)
+    """Write the generated pages of docs/; `-- --check` fails when one is out of date."""
+    install(session, extras="[testing]")
     session.run("python", "docs/generate.py", *session.posargs)
 
 
@@ -123,13 +131,46 @@ def build(session: nox.Session) -> None:
     shutil.rmtree("dist", ignore_errors=True)
     for package in PACKAGES:
         session.run("python", "-m", "build", "--no-isolation", "--outdir", "dist", package)
-    empty = Path(session.create_tmp()) / "empty"
+    programs = empty_environment(session, *sorted((ROOT / "dist").glob("*.whl")))
+    session.run(str(programs / "flux"), "version", external=True)
+
+
+@nox.session
+def alone(session: nox.Session) -> None:
+    """Run each provider's example where only its wheel and that of flux-core are installed.
+
+    At home an example without a server is left out; in CI that is a failure.
+    """
+    session.install("-c", "constraints.txt", "build", "hatchling")
+    folder = Path(session.create_tmp()).absolute()
+    for package, (dag, connection, variables) in EXAMPLES.items():
+        servers = [os.environ[name] for name in variables if name in os.environ]
+        if len(servers) < len(variables):
+            missing = f"{package} needs {' and '.join(variables)}; tests/services/services.sh starts these servers"
+            if os.environ.get("CI"):
+                session.error(missing)
+            session.warn(missing)
+            continue
+        shutil.rmtree(folder / package, ignore_errors=True)
+        for each in ("flux-core", package):
+            build = ("python", "-m", "build", "--no-isolation", "--wheel")
+            session.run(*build, "--outdir", str(folder / package), each, silent=True)
+        programs = empty_environment(session, *sorted((folder / package).glob("*.whl")))
+        home = {"FLUX_HOME": str(folder / package / "home"), "FLUX_DAGS_FOLDER": str(ROOT / package / "examples")}
+        flux = str(programs / "flux")
+        session.run(flux, "provider", "check", package.rpartition("-")[2], env=home, external=True)
+        for server in servers:
+            session.run(flux, "dag", "test", dag, "2026-01-05", env={**home, connection: server}, external=True)
+
+
+def empty_environment(session: nox.Session, *wheels: Path) -> Path:
+    """Install the wheels where nothing else is; return the folder of the programs there."""
+    empty = Path(session.create_tmp()).absolute() / "empty"
     session.run("python", "-m", "venv", "--clear", str(empty))
-    wheels = [str(path) for path in sorted((ROOT / "dist").glob("*.whl"))]
     pip = [str(empty / "bin" / "python"), "-m", "pip"]
-    session.run(*pip, "install", "-q", "-c", "constraints.txt", *wheels, external=True)
+    session.run(*pip, "install", "-q", "-c", "constraints.txt", *map(str, wheels), external=True)
     session.run(*pip, "check", external=True)
-    session.run(str(empty / "bin" / "flux"), "version", external=True)
+    return empty / "bin"
 
 
 @nox.session
@@ -152,11 +193,12 @@ def start_services(session: nox.Session) -> dict[str, str]:
 
     They go on running, so that a second call costs nothing; `tests/services/services.sh stop` ends them.
     """
-    if "FLUX_TEST_POSTGRES" in os.environ:
+    names = [service for variable, service in SERVICES.items() if variable not in os.environ]
+    if not names:
         return {}
     script = str(ROOT / "tests" / "services" / "services.sh")
     for verb in ("install", "start"):
-        session.run(script, verb, "postgres", external=True)
-    lines = subprocess.run([script, "env", "postgres"], check=True, capture_output=True, text=True).stdout.splitlines()
+        session.run(script, verb, *names, external=True)
+    lines = subprocess.run([script, "env", *names], check=True, capture_output=True, text=True).stdout.splitlines()
     pairs = (line.removeprefix("export ").partition("=") for line in lines if "=" in line)
     return {name: value.strip("'\"") for name, _, value in pairs}

@@ -10,77 +10,117 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
-import sqlalchemy as sa
 
 from tests.services import servers
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not list(Path("/usr/lib/postgresql").glob("*/bin/postgres")), reason="PostgreSQL is not installed"
-    ),
-]
+pytestmark = pytest.mark.slow
+
+VARIABLES = {"postgres": "FLUX_TEST_POSTGRES", "mariadb": "FLUX_TEST_MARIADB", "mysql": "FLUX_TEST_MYSQL"}
+
+
+def is_installed(name: str) -> bool:
+    done = subprocess.run([servers.SCRIPT, "status", name], capture_output=True, text=True, check=True)
+    return "not installed" not in done.stdout
+
+
+@pytest.fixture(params=VARIABLES)
+def name(request: pytest.FixtureRequest) -> str:
+    """Each server that is installed."""
+    found = str(request.param)
+    if not is_installed(found):
+        pytest.skip(f"{found} is not installed; tests/services/services.sh installs it")
+    return found
 
 
 @pytest.fixture
 def environ() -> Iterator[dict[str, str]]:
-    """Servers in a folder and on a port of this test's own; pytest's folders are closed to the server's user."""
+    """Servers in a folder and on ports of this test's own; pytest's folders are closed to the servers' users."""
     folder = Path(tempfile.mkdtemp(prefix="flux-services-"))
     folder.chmod(0o755)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    environ = {**os.environ, "FLUX_SERVICES": str(folder), "FLUX_SERVICES_PORT": str(port)}
+    # MySQL's programs lie in the folder of the servers.
+    usual = subprocess.run([servers.SCRIPT, "folder"], capture_output=True, text=True, check=True).stdout.strip()
+    for programs in Path(usual).glob("mysql-*"):
+        (folder / programs.name).symlink_to(programs)
+    environ = {**os.environ, "FLUX_SERVICES": str(folder), "FLUX_SERVICES_PORT": str(free_ports(len(VARIABLES)))}
     yield environ
     subprocess.run([servers.SCRIPT, "stop"], env=environ, check=True)
     shutil.rmtree(folder)
 
 
-def pid(environ: dict[str, str]) -> int:
-    return int((Path(environ["FLUX_SERVICES"]) / "postgres.pid").read_text().split()[0])
+def free_ports(count: int) -> int:
+    """The first of so many ports in a row that nobody uses."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as found:
+            first = int(found.getsockname()[1])
+            try:
+                for port in range(first + 1, first + count):
+                    socket.create_server(("127.0.0.1", port)).close()
+            except (OSError, OverflowError):
+                continue
+            return first
 
 
-def test_a_server_is_there_while_it_is_wanted(environ: dict[str, str]) -> None:
-    with servers.running("postgres", environ=environ) as found:
-        engine = sa.create_engine(found["FLUX_TEST_POSTGRES"])
-        with engine.connect() as connection:
-            assert connection.scalar(sa.text("SELECT rolcreatedb FROM pg_roles WHERE rolname = current_user"))
-            assert connection.scalar(sa.text("SHOW listen_addresses")) == "127.0.0.1"
-        engine.dispose()
-        first = pid(environ)
-        with servers.running("postgres", environ=environ) as again:
+def pid(environ: dict[str, str], name: str) -> int:
+    return int((Path(environ["FLUX_SERVICES"]) / f"{name}.pid").read_text().split()[0])
+
+
+def answer(url: str) -> str:
+    """Log in and return the address that the server is bound to."""
+    parts = urlsplit(url)
+    if parts.scheme == "mysql":
+        import pymysql
+
+        with pymysql.connect(
+            host=parts.hostname, port=parts.port or 0, user=parts.username, password=parts.password or ""
+        ) as session:
+            cursor = session.cursor()
+            cursor.execute("SHOW VARIABLES LIKE 'bind_address'")
+            return str(cursor.fetchall()[0][1])
+    import psycopg
+
+    with psycopg.connect(url.replace("+psycopg", "")) as connection:
+        row = connection.execute("SHOW listen_addresses").fetchone()
+        return str(row[0]) if row else ""
+
+
+def test_a_server_is_there_while_it_is_wanted(name: str, environ: dict[str, str]) -> None:
+    with servers.running(name, environ=environ) as found:
+        assert list(found) == [VARIABLES[name]]
+        assert answer(found[VARIABLES[name]]) == "127.0.0.1"
+        first = pid(environ, name)
+        with servers.running(name, environ=environ) as again:
             assert again == found
-        assert pid(environ) == first
+        assert pid(environ, name) == first
     assert servers.variables(environ=environ) == {}
 
 
-def test_a_killed_server_can_be_started_again(environ: dict[str, str]) -> None:
-    with servers.running("postgres", environ=environ):
-        first = pid(environ)
+def test_a_killed_server_can_be_started_again(name: str, environ: dict[str, str]) -> None:
+    with servers.running(name, environ=environ):
+        first = pid(environ, name)
         os.kill(first, signal.SIGKILL)
-        with servers.running("postgres", environ=environ) as found:
-            assert pid(environ) != first
-            engine = sa.create_engine(found["FLUX_TEST_POSTGRES"])
-            with engine.connect() as connection:
-                assert connection.scalar(sa.text("SELECT 1")) == 1
-            engine.dispose()
+        with servers.running(name, environ=environ) as found:
+            assert pid(environ, name) != first
+            assert answer(found[VARIABLES[name]]) == "127.0.0.1"
 
 
-def test_stop_does_not_end_a_process_that_has_the_pid_of_an_old_server(environ: dict[str, str]) -> None:
+def test_stop_does_not_end_a_process_that_has_the_pid_of_an_old_server(name: str, environ: dict[str, str]) -> None:
     with subprocess.Popen(["sleep", "60"]) as stranger:
-        (Path(environ["FLUX_SERVICES"]) / "postgres.pid").write_text(f"{stranger.pid} 1\n")
-        subprocess.run([servers.SCRIPT, "stop", "postgres"], env=environ, check=True)
+        (Path(environ["FLUX_SERVICES"]) / f"{name}.pid").write_text(f"{stranger.pid} 1\n")
+        subprocess.run([servers.SCRIPT, "stop", name], env=environ, check=True)
         assert stranger.poll() is None
         stranger.kill()
 
 
-def test_a_taken_port_is_said_to_be_taken(environ: dict[str, str]) -> None:
-    taken = socket.create_server(("127.0.0.1", int(environ["FLUX_SERVICES_PORT"])))
-    with taken, pytest.raises(RuntimeError, match="FLUX_SERVICES_PORT"), servers.running("postgres", environ=environ):
+def test_a_taken_port_is_said_to_be_taken(name: str, environ: dict[str, str]) -> None:
+    port = int(environ["FLUX_SERVICES_PORT"]) + list(VARIABLES).index(name)
+    taken = socket.create_server(("127.0.0.1", port))
+    with taken, pytest.raises(RuntimeError, match="FLUX_SERVICES_PORT"), servers.running(name, environ=environ):
         pass
 
 
-def test_an_unknown_server_is_refused_and_the_known_ones_named(environ: dict[str, str]) -> None:
-    with pytest.raises(RuntimeError, match="known: postgres"):
-        servers.variables("oracle", environ=environ)
+def test_an_unknown_server_is_refused_and_the_known_ones_named() -> None:
+    with pytest.raises(RuntimeError, match="known: postgres mariadb mysql"):
+        servers.variables("oracle", environ=os.environ)
