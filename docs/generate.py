@@ -48,7 +48,8 @@ unit is given.
 
 {_table(("option", "variable", "type", "default", "meaning"), rows)}
 Besides these, `FLUX_CONN_<ID>` defines a connection as a URI and `FLUX_VAR_<NAME>` a variable; both are read where
-Flux runs, and are stronger than what is stored.
+Flux runs, and are stronger than what is stored. In both names letters are upper case, and what is neither letter nor
+digit is `_`.
 """
 
 

@@ -308,9 +308,16 @@ def get_variable(name: str, default: Any = _REQUIRED) -> Any:
     raise _no_variable(name)
 
 
+def environment_name(variable: str) -> str:
+    """Return the environment variable that defines a stored one: upper case, what is no letter or digit is `_`."""
+    import re
+
+    return "FLUX_VAR_" + re.sub(r"[^A-Z0-9]", "_", variable.upper())
+
+
 def _no_variable(name: str) -> UnknownName:
     return UnknownName(
-        f"Variable {name!r} is not set. Set it with `flux variable set {name} VALUE`, or FLUX_VAR_{name.upper()}."
+        f"Variable {name!r} is not set. Set it with `flux variable set {name} VALUE`, or {environment_name(name)}."
     )
 
 

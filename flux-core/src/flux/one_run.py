@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from flux import attempt, connection_fields, graph, providers_here, retries
 from flux.attempt import AttemptEnd, AttemptSpec
 from flux.connection import environment_ids, from_environment, variable_name
-from flux.context import RETURN_VALUE
+from flux.context import RETURN_VALUE, environment_name
 from flux.errors import NotFound, Refused
 from flux.run_report import RunReport, TaskReport
 from flux.schedule import BoundSchedule, DataInterval
@@ -64,7 +64,7 @@ class _World:
         return (found if kind is None else connection_fields.complete(found, kind)).to_message()
 
     def variable(self, name: str) -> str | None:
-        return os.environ.get(f"FLUX_VAR_{name.upper()}")
+        return os.environ.get(environment_name(name))
 
     def task_state(self, dag_id: str, run_id: str, task_id: str) -> str | None:
         if dag_id != self._dag_id:

@@ -228,10 +228,11 @@ def hang() -> Iterator[Callable[[], str]]:
 
 
 def test_what_the_environment_has_is_answered_at_once(make: Callable[..., Places]) -> None:
-    asked = Asked(make({"FLUX_CONN_SHOP": uri("env"), "FLUX_VAR_REGION": "north"}), 10)
+    asked = Asked(make({"FLUX_CONN_SHOP": uri("env"), "FLUX_VAR_REGION": "north", "FLUX_VAR_API_URL": "there"}), 10)
     asked.connection("shop")
     asked.variable("region")
-    assert asked.answers["region"] == "north"
+    asked.variable("api-url")
+    assert (asked.answers["region"], asked.answers["api-url"]) == ("north", "there")
     expected = complete(Connection.from_uri("shop", uri("env")), MYSQL)
     assert Connection.from_message(asked.answers["shop"]) == expected
 

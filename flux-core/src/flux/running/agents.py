@@ -12,7 +12,6 @@ what it runs, so one that was lost and wakes up does no more than that.
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import functools
 import os
@@ -33,9 +32,9 @@ from flux.dag_file import Manifest
 from flux.errors import FluxError, Refused
 from flux.executor import Assignment, BaseExecutor
 from flux.loop import Loop, Repeated, Timer
-from flux.running import attempt_processes, faults
+from flux.running import agent_pieces, faults
 from flux.running.executor_thread import ExecutorThread
-from flux.running.open_attempts import end_exit, end_told, make_spec, parse_result, read_text
+from flux.running.open_attempts import end_exit, end_told, make_assignment, make_spec, parse_result, read_text
 from flux.states import Outcome
 from flux.store import transitions
 from flux.store.advance import Claimed, End
@@ -48,8 +47,6 @@ Answer = Callable[[Any], None]
 
 #: What an executor is to run: our interpreter, which searches no working folder for modules.
 ARGV = (sys.executable, "-P", "-m", "flux.running.agent")
-#: Bytes of a source in one answer.
-_CHUNK = 1 << 17
 #: Between two looks for agents that have fallen silent; a look that is later than that by more was held up itself.
 _LOOK_SECONDS = 1.0
 _HELD_UP_SECONDS = 2.0
@@ -144,10 +141,10 @@ class Agents:
         #: What the last supervisor left is known; before that nobody may be refused.
         self._is_ready = False
         self._verbs: dict[str, Callable[[_Open, Mapping[str, Any]], Any]] = {
-            "source": self._source,
+            "source": lambda item, question: agent_pieces.source(config.run_folder, item.version, question),
             "beat": lambda item, _: {"kill": item.order},
-            "log": self._take_log,
-            "file": self._take_file,
+            "log": lambda item, question: agent_pieces.take_log(item.spec, question),
+            "file": lambda item, question: agent_pieces.take_file(item.spec, question),
         }
 
     @property
@@ -191,19 +188,8 @@ class Agents:
         return item
 
     def _assignment(self, item: _Open) -> Assignment:
-        claimed, run, task = item.claimed, item.claimed.run, item.claimed.task
-        return Assignment(
-            claim=claimed.claim,
-            dag_id=run.dag_id,
-            run_id=run.run_id,
-            task_id=task.task_id,
-            map_index=claimed.map_index,
-            attempt=claimed.attempt,
-            queue=task.queue,
-            resources=task.resources,
-            argv=ARGV,
-            env={"FLUX_CLAIM": process.claim_text(claimed.claim), "FLUX_ENDPOINT": item.spec.endpoint},
-        )
+        env = {"FLUX_CLAIM": process.claim_text(item.claimed.claim), "FLUX_ENDPOINT": item.spec.endpoint}
+        return make_assignment(item.claimed, argv=ARGV, env=env)
 
     def _refused(self, item: _Open, error: BaseException) -> None:
         """The executor did not take it: give it back, not at once, for it is claimed anew and may be refused anew."""
@@ -347,40 +333,6 @@ class Agents:
             "silence_seconds": self._config.agent_silence_seconds,
             "patience_seconds": self._config.adopt_timeout_seconds,
         }
-
-    def _source(self, item: _Open, question: Mapping[str, Any]) -> dict[str, Any]:
-        """A piece of a source of its version."""
-        sha, offset = question["sha"], question["offset"]
-        if sha not in Manifest.read(self._config.run_folder, item.version).sources.values():
-            raise Refused(f"{sha!r} is no source of the version of this attempt.")
-        with (self._config.run_folder / "sources" / sha).open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            file.seek(offset)
-            return {"data": base64.b64encode(file.read(_CHUNK)).decode("ascii"), "size": size}
-
-    def _take_log(self, item: _Open, question: Mapping[str, Any]) -> None:
-        """Write a piece of the log where it belongs; a disk that does not take it costs the log, not the attempt."""
-        path = item.spec.log
-        try:
-            _write_at(path, question["offset"], base64.b64decode(question["data"]))
-        except OSError as error:
-            print(f"supervisor: {path} cannot be written: {error}", file=sys.stderr, flush=True)
-            return
-        attempt_processes.bound_log(path, item.spec.log_max_bytes)
-
-    def _take_file(self, item: _Open, question: Mapping[str, Any]) -> None:
-        """Write a piece of a file beside the log; it gets its name when it is whole."""
-        name, data = question["name"], base64.b64decode(question["data"])
-        log = Path(item.spec.log)
-        is_result = re.fullmatch(re.escape(log.stem) + r"\.\d+\.result", name)
-        if not is_result and name != Path(item.spec.rendered_file).name:
-            raise Refused(f"{name!r} is no file of an attempt.")
-        part = log.with_name(f"{name}.part")
-        if question["offset"] == 0:
-            part.unlink(missing_ok=True)
-        _write_at(str(part), question["offset"], data)
-        if question["offset"] + len(data) == question["size"]:
-            part.replace(log.with_name(name))
 
     def _told_end(self, item: _Open, question: Mapping[str, Any], answer: Answer) -> None:
         """The agent says how its attempt ended; it is answered when that is in the store."""
@@ -579,20 +531,6 @@ class Agents:
         for claim in self._leaving:
             self._executor.cancel(claim)
         self._executor.stop(seconds)
-
-
-def _write_at(path: str, offset: int, data: bytes) -> None:
-    """Write into a file of our user's alone at an offset; its folders are made."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
-    try:
-        descriptor = os.open(path, flags, 0o600)
-    except FileNotFoundError:
-        Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(path, flags, 0o600)
-    try:
-        os.pwrite(descriptor, data, offset)
-    finally:
-        os.close(descriptor)
 
 
 def _shifted(values: dict[str, Any], skew: timedelta) -> dict[str, Any]:

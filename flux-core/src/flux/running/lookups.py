@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from flux import connection as connections
 from flux import connection_fields, encryption, providers
 from flux.connection import Connection
+from flux.context import environment_name
 from flux.errors import FluxError, NotFound, PluginError
 from flux.loop import Loop, Timer
 from flux.running.connections import open_sealed
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from flux.plugins.catalogue import Catalogue
     from flux.store.connections import StoredConnection
 
-#: Prefix of the environment's variables for `get_variable`.
-VARIABLE_PREFIX = "FLUX_VAR_"
 #: What the store is called as a source.
 STORE = "store"
 #: How long an attempt waits for what is not in the environment.
@@ -145,7 +144,7 @@ class Places:
 
     def variable_of_environment(self, name: str) -> str | None:
         """Return the text of a variable that the environment defines; None if it defines none."""
-        return self.environ.get(VARIABLE_PREFIX + name.upper())
+        return self.environ.get(environment_name(name))
 
     def _complete(self, found: Connection) -> Connection:
         kind = connection_fields.type_of(self._catalogue(), found.type)

@@ -88,6 +88,25 @@ def make_spec(config: Config, claimed: Claimed, host: str) -> AttemptSpec:
     )
 
 
+def make_assignment(
+    claimed: Claimed, *, argv: tuple[str, ...] = (), env: Mapping[str, str] | None = None
+) -> Assignment:
+    """Say what an executor is told of an attempt."""
+    run, task = claimed.run, claimed.task
+    return Assignment(
+        claim=claimed.claim,
+        dag_id=run.dag_id,
+        run_id=run.run_id,
+        task_id=task.task_id,
+        map_index=claimed.map_index,
+        attempt=claimed.attempt,
+        queue=task.queue,
+        resources=task.resources,
+        argv=argv,
+        env=env or {},
+    )
+
+
 def result_file(config: Config, claim: int) -> Path:
     """Return the path of an attempt's result file."""
     return config.run_folder / "results" / f"{claim}.json"
@@ -140,19 +159,8 @@ class Attempts:
         """Launch an attempt whose opening is committed."""
         item = _Open(claimed, version, make_spec(self._config, claimed, host))
         self._open[claimed.claim] = item
-        run, task = claimed.run, claimed.task
-        assignment = Assignment(
-            claim=claimed.claim,
-            dag_id=run.dag_id,
-            run_id=run.run_id,
-            task_id=task.task_id,
-            map_index=claimed.map_index,
-            attempt=claimed.attempt,
-            queue=task.queue,
-            resources=task.resources,
-        )
         try:
-            self._executor.start(assignment)
+            self._executor.start(make_assignment(claimed))
         except Exception as error:
             if item.is_sent:
                 raise  # it may run: its exit will be heard of
