@@ -44,7 +44,9 @@ def options() -> str:
 
 Every option `name` is a line of `flux.toml` in the home folder and the environment variable `FLUX_NAME`; the
 environment is stronger. `flux config list` says what holds and where it comes from. Durations are in seconds unless a
-unit is given.
+unit is given. A path that is relative begins in `flux.toml` at the home folder, and in the environment at the working
+folder of whoever starts Flux, as in any other command. So does `FLUX_HOME`; the file of a SQLite database is part of a
+URL, and always in the home folder.
 
 {_table(("option", "variable", "type", "default", "meaning"), rows)}
 Besides these, `FLUX_CONN_<ID>` defines a connection as a URI and `FLUX_VAR_<NAME>` a variable; both are read where

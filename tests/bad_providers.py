@@ -34,6 +34,7 @@ JUDGED: dict[str, Bad] = {
     "is no Python": Bad("\n\ndef f(:\n", "SyntaxError: invalid syntax (flux_provider_bad/provider.py:3)"),
     "ends the process": Bad("import os\nos._exit(3)\n", "ended its process with exit status 3"),
     "crashes": Bad("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n", "killed by SIGSEGV"),
+    "kills its parent": Bad(f"import os, time\nos.kill(os.getppid(), 9)\ntime.sleep(60)\n{GOOD}", "killed by SIGKILL"),
     "closes descriptors": Bad(f"import os\nos.closerange(3, 1024)\n{GOOD}", "Its manifest"),
     "is imported forever": Bad("while True: ...\n", "took longer than"),
     "has no range": Bad(GOOD.replace("FLUX_API", "API"), "has no FLUX_API"),

@@ -107,11 +107,34 @@ def test_a_file_that_is_no_toml_is_refused(tmp_path: Path) -> None:
         config.load({}, home=tmp_path)
 
 
-def test_relative_paths_are_in_the_home(tmp_path: Path) -> None:
+def test_relative_paths_of_the_file_are_in_the_home(tmp_path: Path) -> None:
     (tmp_path / "flux.toml").write_text('dags_folder = "pipelines"\ndatabase_url = "sqlite:///data/x.db"\n')
     found = config.load({}, home=tmp_path)
     assert found.dags_folder == tmp_path / "pipelines"
     assert found.database_file == tmp_path / "data" / "x.db"
+
+
+def test_relative_paths_of_the_environment_are_in_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As somebody who types FLUX_DAGS_FOLDER=pipelines expects; a database's file is no path, but part of a URL."""
+    monkeypatch.chdir(tmp_path)
+    environ = {"FLUX_DAGS_FOLDER": "pipelines", "FLUX_LOGS_FOLDER": "../logs", "FLUX_DATABASE_URL": "sqlite:///x.db",
+               "FLUX_SECRET_KEY_FILE": "~/key", "HOME": "/h"}  # fmt: skip
+    found = config.load(environ, home=tmp_path / "home")
+    assert (found.dags_folder, found.logs_folder) == (tmp_path / "pipelines", tmp_path.parent / "logs")
+    assert (found.secret_key_file, found.database_file) == (Path("/h/key"), tmp_path / "home" / "x.db")
+    described = {item["name"]: item["value"] for item in config.describe(found)}
+    assert described["dags_folder"] == str(tmp_path / "pipelines")
+
+
+def test_an_environment_for_another_working_folder_means_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = {"FLUX_DAGS_FOLDER": "pipelines", "FLUX_LOGS_FOLDER": "", "FLUX_EXECUTOR": "local", "PATH": "bin"}
+    made = config.with_absolute_paths(given)
+    assert made == {**given, "FLUX_DAGS_FOLDER": str(tmp_path / "pipelines")}
 
 
 def test_a_server_has_no_database_file(tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ def test_every_argument_is_an_attribute() -> None:
 
 
 def test_template_fields_must_be_a_list_of_attributes() -> None:
-    with pytest.raises(AuthoringError, match=r"Wrong: template_fields = 'sql' is a text"):
+    with pytest.raises(AuthoringError, match=r"Wrong in .*test_operator\.py: template_fields = 'sql' is a text"):
 
         class Wrong(Load):
             template_fields = "sql"

@@ -147,3 +147,40 @@ def test_a_signal_to_what_is_gone_says_so() -> None:
     assert not process.send_group(child.pid, signal.SIGTERM)
     assert not process.is_alive(child.pid)
     assert process.group(child.pid) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        ("sys.exit(7)", 7),
+        ("os._exit(0)", 0),
+        ("os.kill(os.getpid(), 9)", -9),
+        ("os.kill(os.getpid(), 15)", -15),
+        ("os.kill(os.getpid(), 11)", -11),
+        ("os.kill(os.getppid(), 9); time.sleep(60)", -9),
+        ("raise KeyboardInterrupt", -2),
+    ],
+)
+def test_a_process_that_goes_on_in_a_child_ends_as_the_child_does(code: str, status: int) -> None:
+    program = f"import os, sys, time\nfrom flux import process\nprocess.go_on_in_child()\n{code}"
+    done = subprocess.run([sys.executable, "-c", program], stderr=subprocess.DEVNULL, timeout=30, check=False)
+    assert done.returncode == status
+
+
+@pytest.mark.slow
+def test_who_goes_on_in_a_child_has_a_parent_that_may_be_killed_and_is_gone_with_it(tmp_path: Path) -> None:
+    """And what the child alone keeps is closed with the child."""
+    program = (
+        "import os, sys, time\nfrom flux import process\nprocess.go_on_in_child(int(sys.argv[1]))\n"
+        "os.write(int(sys.argv[1]), f'{os.getpid()} {os.getppid()} '.encode())\n"
+        "os.kill(os.getppid(), 9)\ntime.sleep(60)"
+    )
+    reading, writing = os.pipe()
+    with subprocess.Popen([sys.executable, "-c", program, str(writing)], pass_fds=[writing]) as started:
+        os.close(writing)
+        with os.fdopen(reading) as said:
+            child, parent = map(int, said.read().split())
+    assert (parent, started.returncode) == (started.pid, -signal.SIGKILL)
+    assert child != parent
+    until(lambda: not process.is_alive(child))

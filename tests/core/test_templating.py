@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flux import DAG, BaseOperator
-from flux.context import build, running
+from flux.context import Context, running
 from flux.errors import NotFound, SkipTask, TemplateError
 from flux.results import encode
 from flux.templating import Templates, find_template, is_template_file, shown
@@ -38,7 +38,7 @@ def render(text: Any, tmp_path: Path, *, world: MemoryWorld | None = None, **dag
 
 
 def rendered(task: Any, tmp_path: Path, world: MemoryWorld | None = None, **options: Any) -> Any:
-    context = build(task, spec_of(task, tmp_path), world or MemoryWorld(), **options)
+    context = Context(task, spec_of(task, tmp_path), world or MemoryWorld(), **options)
     with running(context):
         Templates(task, context).render()
     return task.text
@@ -90,11 +90,17 @@ class TestUndefined:
             ("{{ conn.db.host }}", "Connection 'db' does not exist"),
             ("{{ results.lod }}", "Task 'lod' does not exist.*load"),
             ("{{ macros.hive.latest }}", "Macro 'hive' does not exist"),
+            (
+                "{{ macros.nope }}",
+                r"Macro 'nope' does not exist\. Known: datetime, ds_add, .*macros\.<provider>\.<name>\.$",
+            ),
+            ("{{ macros.ds_ad(ds, 7) }}", r"Macro 'ds_ad' does not exist\. Known: ds_add, "),
+            ("{{ ds_add(ds, 7) }}", r"'ds_add' is undefined\. Did you mean macros\.ds_add\?$"),
             ("{% if dss %}{% endif %}", "dss"),
         ],
     )
     def test_the_field_the_task_and_the_name_are_told(self, text: str, message: str, tmp_path: Path) -> None:
-        with pytest.raises(TemplateError, match=f"(?s)'text' of task 'report'.*{message}"):
+        with pytest.raises(TemplateError, match=f"(?s)'text' of task 'report' of DAG 'sales': .*{message}"):
             render(text, tmp_path)
 
     def test_a_syntax_error_names_its_line(self, tmp_path: Path) -> None:
@@ -173,7 +179,7 @@ class TestFiles:
         with DAG("d", start_date="2026-01-01") as dag:
             dag.file = str(tmp_path / "d.py")
             task = Report(task_id="a", text="load.sql")
-        context = build(task, spec_of(task, tmp_path), MemoryWorld())
+        context = Context(task, spec_of(task, tmp_path), MemoryWorld())
         Templates(task, context, stored.get).render()
         assert task.text == "old 2026-01-04"
         assert find_template(task, "load.sql") == tmp_path / "load.sql"

@@ -35,6 +35,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "operators",
         "sensors",
         "executors",
+        "lazy",
         "run_report",
         "drawing",
     ),

@@ -1,7 +1,8 @@
 """Options: one table, read once from the environment, `flux.toml` and the defaults, in this order of strength.
 
-An option `name` is `name` in `flux.toml` and FLUX_NAME in the environment. An empty value counts as absent. To add
-one: a field of `Config`. Standard library only; only `app` and the components' entry points read the result.
+An option `name` is `name` in `flux.toml` and FLUX_NAME in the environment. An empty value counts as absent. A relative
+path begins at the home in the file, and at the working folder in the environment. To add one: a field of `Config`.
+Standard library only; only `app` and the components' entry points read the result.
 """
 
 from __future__ import annotations
@@ -67,7 +68,10 @@ class Config:
     executor: Annotated[str, _Row("text", "local", "Executor of all tasks: local, sequential, or a provider's.")]
     parallelism: Annotated[int, _Row("count", None, "Attempts at once; by default two for each CPU, at least 8.")]
     queued_timeout_seconds: Annotated[
-        float, _Row("seconds", 600.0, "Time in which an executor's plugin must begin what it was given.")
+        float, _Row("seconds", 600.0, "Time in which an executor's plugin must begin an attempt, or may refuse it.")
+    ]
+    executor_call_seconds: Annotated[
+        float, _Row("seconds", 60.0, "Time that an executor's plugin may take to start an attempt.")
     ]
     agent_silence_seconds: Annotated[
         float, _Row("seconds", 30.0, "Silence after which an attempt that an agent runs is lost.")
@@ -150,12 +154,20 @@ def load(environ: Mapping[str, str], *, home: str | os.PathLike[str] | None = No
             sources[option.name] = "default"
             values[option.name] = _default(option, base)
             continue
+        if option.type == "path" and sources[option.name] == option.variable:
+            raw = _from_here(raw, environ)
         values[option.name] = _value(option, raw, sources[option.name], environ)
     values["database_url"] = _with_absolute_file(values["database_url"], base)
     for name in ("dags_folder", "logs_folder", "secret_key_file", "smtp_password_file"):
         if values[name] is not None:
             values[name] = base / values[name]
     return Config(home=base, sources=sources, **values)
+
+
+def with_absolute_paths(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment with the same meaning in every working folder: paths in it begin at the present one."""
+    paths = {option.variable for option in OPTIONS if option.type == "path"}
+    return {name: _from_here(text, environ) if name in paths else text for name, text in environ.items()}
 
 
 def describe(config: Config) -> list[dict[str, Any]]:
@@ -249,6 +261,11 @@ def _text(raw: Any) -> str:
 def _path(raw: Any, environ: Mapping[str, str]) -> Path:
     text = _text(raw)
     return _folder(environ, text) if text.startswith("~") else Path(text)
+
+
+def _from_here(text: str, environ: Mapping[str, str]) -> str:
+    """A path as a person types it: from the working folder, as in any other command. Empty stays empty."""
+    return str(_folder(environ, text.strip())) if text.strip() else ""
 
 
 def _seconds(raw: Any) -> float:

@@ -7,6 +7,7 @@ a log that would silently be lost, is worse than a system that does not start.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from flux.errors import PluginError
 
 if TYPE_CHECKING:
     from flux.config import Config
+    from flux.plugins.scan import Found
 
 #: Commands of other packages: `name = "package.module:command"`, a click command, listed without being imported.
 COMMANDS = "flux.commands"
@@ -29,6 +31,8 @@ MIGRATIONS = "flux.migrations"
 UI_AUTH = "flux_ui.auth"
 #: Characters: what is still to be kept stands in the store under this name.
 _LONGEST_LOG_HANDLER = 28
+#: What the objects of a namespace must be able to do.
+_METHODS = {SECRETS_BACKENDS: ("connection", "variable"), LOG_HANDLERS: ("keep", "read")}
 NAMESPACES = (COMMANDS, SECRETS_BACKENDS, LOG_HANDLERS, MIGRATIONS, UI_AUTH)
 
 
@@ -107,7 +111,7 @@ def secrets_backends(names: Sequence[str]) -> dict[str, SecretsBackend]:
     Raises:
         PluginError: one of them cannot be loaded or made; NotFound: none has this name.
     """
-    return {name: _made(SECRETS_BACKENDS, name, ("connection", "variable")) for name in names}
+    return {name: _made(SECRETS_BACKENDS, name) for name in names}
 
 
 def log_handlers(names: Sequence[str]) -> dict[str, LogHandler]:
@@ -119,7 +123,7 @@ def log_handlers(names: Sequence[str]) -> dict[str, LogHandler]:
     for name in names:
         if len(name) > _LONGEST_LOG_HANDLER:
             raise PluginError(f"The name of log handler {name!r} has more than {_LONGEST_LOG_HANDLER} characters.")
-    return {name: _made(LOG_HANDLERS, name, ("keep", "read")) for name in names}
+    return {name: _made(LOG_HANDLERS, name) for name in names}
 
 
 def migrations() -> dict[str, Path]:
@@ -133,14 +137,47 @@ def migrations() -> dict[str, Path]:
     folders = {}
     for found in discovery.driver_names(MIGRATIONS):
         package = discovery.driver(MIGRATIONS, found.name)
-        folder = Path(next(iter(getattr(package, "__path__", ())), ""))
-        if not (folder / "versions").is_dir():
-            raise PluginError(f"Migrations {found} are no package with a folder `versions`: {found.value!r} is none.")
-        folders[found.name] = folder
+        wrong = misfit(found, package)
+        if wrong is not None:
+            raise PluginError(wrong)
+        folders[found.name] = _folder(package)
     return folders
 
 
-def _made(namespace: str, name: str, methods: Sequence[str]) -> Any:
+def _folder(package: object) -> Path:
+    return Path(next(iter(getattr(package, "__path__", ())), ""))
+
+
+def misfit(found: Found, loaded: object) -> str | None:
+    """Return a sentence that says why what a driver's entry point named is none of its namespace; None: it is one."""
+    from flux.plugins.discovery import KINDS
+
+    file = getattr(sys.modules.get(found.module), "__file__", None)
+    what = f"{found.value!r}{f' ({file})' if file else ''}"
+    if found.group == COMMANDS:
+        import click
+
+        if not isinstance(loaded, click.Command):
+            return (
+                f"Command {found} is no command of click: {what} is of type {type(loaded).__name__}. "
+                "Its author has to name a function decorated with @click.command() or @click.group()."
+            )
+    if found.group == MIGRATIONS and not (_folder(loaded) / "versions").is_dir():
+        return f"Migrations {found} are no package with a folder `versions`: {what} is none."
+    if found.group in _METHODS and not callable(loaded):
+        return f"{KINDS[found.group]} {found} is no class: {what} is of type {type(loaded).__name__}."
+    lacking = _lacking(found.group, loaded) if found.group in _METHODS and isinstance(loaded, type) else ""
+    if lacking:
+        return f"{KINDS[found.group]} {found}: {what} has no method {lacking}. Its package must add it."
+    return None
+
+
+def _lacking(namespace: str, made: object) -> str:
+    """The methods that a driver has not, in words."""
+    return " and no ".join(name for name in _METHODS[namespace] if not callable(getattr(made, name, None)))
+
+
+def _made(namespace: str, name: str) -> Any:
     from flux.plugins import discovery
 
     kind = namespace.partition(".")[2].replace("_", " ").removesuffix("s")
@@ -154,7 +191,7 @@ def _made(namespace: str, name: str, methods: Sequence[str]) -> Any:
             f"The {kind} {name!r} cannot be made: {type(error).__name__}: {error}. Mend its settings, or take it out "
             f"of the option {namespace.partition('.')[2]}."
         ) from error
-    lacking = [method for method in methods if not callable(getattr(made, method, None))]
+    lacking = _lacking(namespace, made)
     if lacking:
-        raise PluginError(f"The {kind} {name!r} has no method {' and no '.join(lacking)}. Its package must add it.")
+        raise PluginError(f"The {kind} {name!r} has no method {lacking}. Its package must add it.")
     return made

@@ -7,8 +7,9 @@ that other tasks' outputs among the arguments mean, and put the finished task in
 
 from __future__ import annotations
 
+import sys
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from flux.arguments import (
@@ -203,10 +204,9 @@ class BaseOperator(Node, metaclass=OperatorType):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for name in ("template_fields", "template_ext"):
-            if isinstance(getattr(cls, name), str):
-                value = getattr(cls, name)
-                raise AuthoringError(f"{cls.__name__}: {name} = {value!r} is a text, not a list. Write ({value!r},).")
+        wrong = misnamed_fields(cls)
+        if wrong is not None:
+            raise AuthoringError(wrong)
 
     def _check_settings(self) -> None:
         """Check what the scheduler goes by: when the task is made, and again when it is read, since it can be changed.
@@ -428,3 +428,16 @@ class BaseOperator(Node, metaclass=OperatorType):
     def names_template_file(self, text: str) -> bool:
         """Return whether a text of a template field is the name of a template file: one word with such an ending."""
         return bool(self.template_ext) and text.endswith(tuple(self.template_ext)) and not any(map(str.isspace, text))
+
+
+def misnamed_fields(cls: type[BaseOperator]) -> str | None:
+    """Return a sentence that says what is wrong with a class's lists of template fields and endings; None: nothing."""
+    for name in ("template_fields", "template_ext"):
+        value = getattr(cls, name)
+        file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+        what = f"{cls.__name__}{f' in {file}' if file else ''}: {name} = {value!r}"
+        if isinstance(value, str):
+            return f"{what} is a text, not a list. Write ({value!r},)."
+        if not isinstance(value, Collection) or not all(isinstance(item, str) for item in value):
+            return f"{what} is no list of texts. Write () for an empty one."
+    return None

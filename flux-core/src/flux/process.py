@@ -26,6 +26,8 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from flux import linux
+
 #: Value of FLUX_CLAIM in a process that belongs to no attempt; claims are written with as many digits.
 NO_CLAIM = "0" * 19
 _CLAIM_KEY = b"FLUX_CLAIM="
@@ -111,6 +113,32 @@ def fork() -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
+
+
+def go_on_in_child(*close: int) -> None:
+    """Fork, and return in the child alone: what kills its parent from here on kills a process that only waits for it.
+
+    This process waits for the child's end and ends in the same way; the child does not outlive it. Costs 0.6 ms.
+
+    Args:
+        close: descriptors that the child alone keeps, so that its end can be seen there.
+    """
+    here = os.getpid()
+    pid = fork()
+    if pid == 0:
+        linux.die_with_parent()
+        if os.getppid() != here:
+            os._exit(0)
+        return
+    for descriptor in close:
+        os.close(descriptor)
+    ended = wait(pid)
+    if ended.signal is not None:
+        linux.forbid_inspection()  # a second core dump would say nothing
+        if ended.signal != signal.SIGKILL:
+            signal.signal(ended.signal, signal.SIG_DFL)
+        os.kill(here, ended.signal)
+    os._exit(ended.exit_status or 0)
 
 
 def user_name() -> str:

@@ -77,7 +77,9 @@ class Templates:
             setattr(self._task, name, changed)
 
     def _failure(self, name: str, cause: str) -> TemplateError:
-        return TemplateError(f"Template field {name!r} of task {self._task.task_id!r}: {cause.rstrip('.')}.")
+        of_dag = "" if self._task.dag is None else f" of DAG {self._task.dag.dag_id!r}"
+        end = "" if cause.endswith((".", "?")) else "."
+        return TemplateError(f"Template field {name!r} of task {self._task.task_id!r}{of_dag}: {cause}{end}")
 
     def _load(self, value: Any) -> Any:
         """`value` with the text of a file for each name of a template file."""
@@ -192,7 +194,10 @@ def _environment(task: BaseOperator, context: Context, read_file: FileReader | N
         def _undefined_message(self) -> str:
             name, asked = str(self._undefined_name), self._undefined_obj
             if asked is missing:
-                return f"{super()._undefined_message}. {hint(name, NAMES)}".rstrip()
+                from flux import macros
+
+                meant = f"Did you mean macros.{name}?" if name in macros.__all__ else hint(name, NAMES)
+                return f"{super()._undefined_message}. {meant}".rstrip()
             try:
                 getattr(asked, name)
             except FluxError as error:

@@ -15,6 +15,7 @@ import pytest
 
 from flux import encryption, process
 from flux.store import connections
+from tests.installed import install
 
 if TYPE_CHECKING:
     from tests.core.cli.conftest import Cli
@@ -397,3 +398,49 @@ def test_a_closed_stdin_is_an_empty_one(acme: Cli) -> None:
         command = f"{sys.executable} -m flux.cli.main connection add shop {arguments} <&-"
         done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
         assert (done.returncode, words in done.stderr) == (code, True), done
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ([], "No password and no token was stored"),
+        (["--password-file", "-"], "No token was stored"),
+        (["--secret-file", "token=-"], "with --replace and --password-file FILE, or --password-file - for standard"),
+    ],
+)
+def test_without_a_terminal_it_is_said_which_secrets_were_not_stored(
+    acme: Cli, given: list[str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("geheim4716\n"))
+    done = acme.ok("connection", "add", "shop", "--type", "acme", "--host", "h", *given)
+    assert (words in done.err, "geheim4716" in done.err) == (True, False), done
+    assert acme.ok("connection", "show", "shop", "--json").json["has_secrets"] is bool(given)
+
+
+def test_of_a_connection_that_has_all_its_secrets_nothing_is_said(
+    acme: Cli, secret_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("--type", "acme", "--host", "h", "--password-file", "-", "--secret-file", f"token={secret_file}")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("geheim4716\n"))
+    assert acme.ok("connection", "add", "shop", *arguments).err == "Connection 'shop' was added.\n"
+
+
+def test_a_backend_that_does_not_answer_fails_the_command_in_time(
+    acme: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vault = (
+        "import time\nclass Vault:\n    def connection(self, conn_id): time.sleep(1000)\n    variable = connection\n"
+    )
+    lines = "[flux.secrets_backends]\nvault = flux_provider_slow.vault:Vault\n"
+    install(tmp_path, "slow", entry_points=lines, modules={"vault.py": vault})
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("FLUX_SECRETS_BACKENDS", "vault")
+    done = acme.process("connection", "test", "shop", "--timeout", "0.5")
+    words = "Error: Secrets backend 'vault' did not answer for connection 'shop' within 0.5 s.\n"
+    assert (done.code, done.err) == (1, words)
+
+
+@pytest.mark.parametrize("seconds", ["0", "0.05", "3601", "nan", "inf"])
+def test_a_timeout_out_of_its_range_is_wrong_usage(acme: Cli, seconds: str) -> None:
+    done = acme("connection", "test", "shop", "--timeout", seconds)
+    assert (done.code, "--timeout" in done.err) == (2, True), done

@@ -163,3 +163,41 @@ def test_task_test_is_exit_code_1_when_it_fails(cli: Cli) -> None:
     )
     assert cli.process("task", "test", "bad", "fails", "2026-01-05").code == 1
     assert cli.process("task", "test", "bad", "works", "2026-01-05").code == 0
+
+
+@pytest.mark.parametrize("body", ["while True: pass\n", "import time\ntime.sleep(1000)\n"])
+def test_file_that_is_never_read_ends_every_command_that_reads_it_with_the_same_words(
+    cli: Cli, body: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLUX_IMPORT_TIMEOUT_SECONDS", "1")
+    file = cli.write("slow.py", f"dag_id = 'slow'\n{body}")
+    (row,) = cli("dag", "check", str(file), "--json").json
+    assert "'slow.py' did not finish importing within 1 s. It was in line" in row["message"]
+    for command in ("dag test slow", "task render slow t 2026-01-05"):
+        done = cli.process(*command.split())
+        assert (done.code, done.out, done.err) == (1, "", f"Error: {row['message']}\n")
+
+
+def test_file_that_lets_no_other_code_run_ends_the_command_and_is_shown(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLUX_IMPORT_TIMEOUT_SECONDS", "1")
+    file = cli.write("slow.py", "dag_id = 'slow'\nsum(range(10**15))\n")
+    done = cli.process("task", "dry-run", "slow", "t", "2026-01-05")
+    assert (done.code, f'File "{file}", line 2' in done.err) == (1, True)
+
+
+def test_policy_that_never_returns_ends_the_command(cli: Cli, sales: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLUX_IMPORT_TIMEOUT_SECONDS", "1")
+    cli.write("flux_provider.py", "from flux.plugins import hookimpl\n@hookimpl\ndef flux_task_policy(task):\n"
+                                  "    while True: ...\n")  # fmt: skip
+    (row,) = cli("dag", "check", str(cli.home / "dags" / "sales.py"), "--json").json
+    done = cli.process("dag", "test", "sales", "2026-01-05")
+    assert (done.code, done.err) == (1, f"Error: {row['message']}\n")
+
+
+def test_time_that_tasks_take_is_not_the_time_of_reading(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLUX_IMPORT_TIMEOUT_SECONDS", "1")
+    cli.write("long.py", "from flux import DAG\nfrom flux.operators import BashOperator\n"
+                         "with DAG('long'):\n    BashOperator(task_id='t', bash_command='sleep 2.5')\n")  # fmt: skip
+    assert cli.process("dag", "test", "long", "2026-01-05").code == 0

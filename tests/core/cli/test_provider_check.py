@@ -71,6 +71,13 @@ def test_a_module_that_hangs_is_ended(bare: Cli, site: Path) -> None:
     assert "took longer than 0.5 s" in done.out
 
 
+@pytest.mark.parametrize("command", ["check", "docs"])
+@pytest.mark.parametrize("seconds", ["0", "3601", "nan"])
+def test_a_timeout_out_of_its_range_is_wrong_usage(bare: Cli, command: str, seconds: str) -> None:
+    done = bare("provider", command, "core", "--timeout", seconds)
+    assert (done.code, "--timeout" in done.err) == (2, True), done
+
+
 def test_a_name_that_is_there_twice_fails(bare: Cli, site: Path) -> None:
     for name in ("moon", "star"):
         package = f"flux_provider_{name}"
@@ -138,8 +145,52 @@ def test_drivers_that_cannot_be_loaded_fail(bare: Cli, site: Path) -> None:
     done = bare("provider", "check", "--json")
     found = [problem for each in done.json if each["name"] == "flux-provider-moon" for problem in each["problems"]]
     assert done.code == 1
-    assert ["Command 'go'" in found[0], "Secrets backend 'vault'" in found[1]] == [True, True]
-    assert len(found) == 2
+    assert [problem.partition(" (")[0] for problem in found] == [
+        "Command 'go'", "Secrets backend 'vault'", "Log handler 'logs'",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("line", "text", "words"),
+    [
+        ("[flux.commands]\ngo = {module}:go", "def go(): ...\n", "is no command of click"),
+        ("[flux.log_handlers]\ngo = {module}:go", "go = 3\n", "is no class: 'flux_provider_moon.odd:go'"),
+        (
+            "[flux.secrets_backends]\ngo = {module}:Go",
+            "class Go:\n    def variable(self, name): ...\n",
+            "no method conn",
+        ),
+        ("[flux.migrations]\ngo = {module}", "", "are no package with a folder `versions`"),
+    ],
+)
+def test_a_driver_that_is_none_of_its_namespace_is_named_with_its_file(
+    line: str, text: str, words: str, bare: Cli, site: Path
+) -> None:
+    install(site, "moon", entry_points=line.format(module="flux_provider_moon.odd"), modules={"odd.py": text})
+    done = bare("provider", "check", "--json")
+    (problem,) = [problem for each in done.json for problem in each["problems"]]
+    assert (done.code, words in problem, "'go' (flux-provider-moon 0.3)" in problem) == (1, True, True), problem
+    assert str(site / "flux_provider_moon" / "odd.py") in problem
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("value", ["None", "'path'", "3", "[None]"])
+def test_template_fields_that_are_no_list_of_texts_are_named_with_class_and_file(
+    value: str, late: bool, bare: Cli, site: Path
+) -> None:
+    text = GOOD.format(name="MoonOperator")
+    text += f"MoonOperator.template_fields = {value}\n" if late else f"    template_fields = {value}\n"
+    install(site, "moon", modules={"operators.py": text})
+    done = bare("provider", "check", "moon", "--json")
+    ((problem,),) = [each["problems"] for each in done.json]
+    file = site / "flux_provider_moon" / "operators.py"
+    assert (done.code, f"MoonOperator in {file}: template_fields = " in problem) == (1, True), problem
+
+
+def test_a_module_that_kills_its_parent_fails_alone(bare: Cli, site: Path) -> None:
+    install(site, "moon", modules={"operators.py": "import os, time\nos.kill(os.getppid(), 9)\ntime.sleep(60)\n"})
+    done = bare("provider", "check", "moon")
+    assert (done.code, "ended the process: killed by SIGKILL" in done.out) == (1, True)
 
 
 def test_an_unknown_name_is_refused(bare: Cli) -> None:

@@ -134,6 +134,18 @@ def test_what_a_module_prints_is_not_on_the_page(bare: Cli, site: Path) -> None:
     assert ("noise" in done.out, "noise" in done.err) == (False, True)
 
 
+def test_a_module_that_hangs_ends_the_command(cli: Cli) -> None:
+    cli.write(
+        "flux_provider.py",
+        "from flux.plugins import Ref, hookimpl\n"
+        "@hookimpl\ndef flux_operators(): return [Ref('StampOperator', 'stamps:StampOperator')]\n",
+    )
+    cli.write("stamps.py", "while True: ...\n")
+    done = cli.process("provider", "docs", "local", "--timeout", "0.5")
+    assert (done.code, done.out) == (1, "")
+    assert done.err == "Error: Loading what provider 'local' offers took longer than 0.5 s.\n"
+
+
 def test_a_broken_provider_has_no_page(bare: Cli, site: Path) -> None:
     site.mkdir()
     install(site, "torn", "import no_such_library\n")

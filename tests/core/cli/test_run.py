@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import re
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from flux.app import Flux
 from flux.cli import attempt_log
+from flux.errors import PluginError
 from flux.states import Event, Outcome
 from flux.store import naming, transitions
 from flux.store.advance import Advance, End, log_path
 from flux.store.runs import DagRun
 from flux.store.structures import StructureCache
 from flux.times import utc_now
+from tests.installed import install
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from tests.core.cli.conftest import Cli
@@ -170,6 +178,107 @@ def test_log_that_is_gone_is_said(mine: Cli, flux: Flux) -> None:
     (flux.config.logs_folder / log_path(run, "extract", -1, 1)).unlink()
     done = mine("task", "log", "sales", "mine", "extract")
     assert (done.code, "gone" in done.err) == (1, True)
+
+
+HANDLERS = """
+import pathlib, sys, time
+
+class Handler:
+    def keep(self, log): ...
+
+class Good(Handler):
+    def read(self, log):
+        return b"kept " + log.task_id.encode()
+
+class Empty(Handler):
+    def read(self, log):
+        return None
+
+class Text(Handler):
+    def read(self, log):
+        return "a text"
+
+class Leaves(Handler):
+    def read(self, log):
+        sys.exit(3)
+
+class Hangs(Handler):
+    def read(self, log):
+        pathlib.Path(__file__).with_name("asked").touch()
+        time.sleep(1000)
+
+class Slow(Handler):
+    def __init__(self):
+        time.sleep(1000)
+    def read(self, log): ...
+"""
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A distribution of log handlers, under a module name of this test alone; a child process finds it too."""
+    folder = tmp_path / "site"
+    module = f"handlers_of_{tmp_path.name}"
+    names = "".join(f"{name.lower()} = {module}.all:{name}\n" for name in re.findall(r"class (\w+)\(", HANDLERS))
+    install(
+        folder, "kept", distribution=module, modules={"all.py": HANDLERS}, entry_points=f"[flux.log_handlers]\n{names}"
+    )
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    return folder / module
+
+
+@pytest.fixture
+def gone(mine: Cli, flux: Flux) -> attempt_log.Place:
+    """Extract of the run `mine`, whose log is gone."""
+    run = open_attempt(flux, b"")
+    (flux.config.logs_folder / log_path(run, "extract", -1, 1)).unlink()
+    return attempt_log.Place(run, "extract", None)
+
+
+def test_log_that_is_gone_is_read_from_the_first_handler_that_has_it(
+    mine: Cli, gone: attempt_log.Place, site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLUX_LOG_HANDLERS", "empty,good,hangs")
+    assert mine.ok("task", "log", "sales", "mine", "extract").out == "kept extract"
+    monkeypatch.setenv("FLUX_LOG_HANDLERS", "empty")
+    done = mine("task", "log", "sales", "mine", "extract")
+    assert (done.code, "is gone." in done.err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("text", "Log handler 'text' returned a str. It must be bytes or None."),
+        ("leaves", "is gone, and log handler 'leaves' cannot read it: SystemExit: 3."),
+    ],
+)
+def test_handler_that_gives_no_log_and_not_none_is_named(
+    mine: Cli, gone: attempt_log.Place, site: Path, name: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLUX_LOG_HANDLERS", name)
+    done = mine("task", "log", "sales", "mine", "extract")
+    assert (done.code, done.out, words in done.err) == (1, "", True), done
+
+
+@pytest.mark.parametrize("name", ["hangs", "slow"])
+def test_handler_that_does_not_answer_in_time_is_named(
+    mine: Cli, gone: attempt_log.Place, site: Path, name: str
+) -> None:
+    (mine.home / "flux.toml").write_text(f"log_handlers = ['empty', '{name}']\n")
+    with mine.opened() as flux, pytest.raises(PluginError, match=f"log handler '{name}' did not give it within 0.1 s"):
+        list(attempt_log.texts(flux, gone, attempt=None, follow=False, kept_seconds=0.1))
+
+
+def test_handler_that_hangs_can_be_interrupted(
+    mine: Cli, gone: attempt_log.Place, site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLUX_LOG_HANDLERS", "hangs")
+    argv = [sys.executable, "-m", "flux.cli.main", "task", "log", "sales", "mine", "extract"]
+    with subprocess.Popen(argv, stderr=subprocess.PIPE) as child:
+        until(lambda: (site / "asked").exists())
+        child.send_signal(signal.SIGINT)
+        assert (child.communicate(timeout=20)[1].strip(), child.returncode) == (b"", 130)
 
 
 def test_attempts_are_listed_with_the_keys_of_the_contract(mine: Cli, flux: Flux) -> None:

@@ -208,15 +208,18 @@ def test_what_will_not_be_called_and_names_offered_twice_are_noted(site: Path) -
 
 @pytest.mark.slow
 def test_the_judging_process_has_no_options_and_no_secrets_of_flux(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    install(site, "spy", "import os\nassert not [n for n in os.environ if n[:5] == 'FLUX_'], os.environ\n" + GOOD)
+    install(site, "spy", "import os\nassert [n for n in os.environ if n[:5] == 'FLUX_'] == ['FLUX_HOME']\n" + GOOD)
+    monkeypatch.setenv("FLUX_HOME", "/some/home")
     for name in ("FLUX_DATABASE_URL", "FLUX_CONN_ACME", "FLUX_VAULT_TOKEN"):
         monkeypatch.setenv(name, "secret")
     assert judged()["spy"].is_ok
 
 
 def test_only_what_is_fluxes_own_is_taken_out_of_the_environment() -> None:
+    """But for FLUX_HOME: where hooks are called it is there too, and a manifest that looks at it would see another."""
     given: Mapping[str, str] = {"FLUX_CONN_A": "x", "PATH": "/bin", "FLUXION": "1"}
     assert judging_environ(given) == {"PATH": "/bin", "FLUXION": "1"}
+    assert judging_environ({**given, "FLUX_HOME": "/h"}) == {"PATH": "/bin", "FLUXION": "1", "FLUX_HOME": "/h"}
 
 
 @pytest.mark.slow

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
+import socket
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -55,7 +58,8 @@ def test_it_finds_what_importlib_metadata_finds(site: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "cause"),
     [
-        (b"\xff\xfe[flux.providers]", "UnicodeDecodeError"),
+        (b"\xff\xfe[flux.providers]", "is no UTF-8: invalid start byte at byte 0"),
+        (b"#" * (1 << 20) + b"\n[flux.providers]\n", "has more than 1048576 bytes"),
         ("[flux.providers]\nacme flux_provider_acme.provider\n", "line 2"),
         ("[flux.providers]\nacme =\n", "line 2"),
         ("[flux.providers\nacme = x\n", "no .group."),
@@ -71,13 +75,49 @@ def test_malformed_metadata_is_named_and_costs_the_others_nothing(site: Path, co
     assert cause in seen.unreadable[0].reason.replace("[", ".").replace("]", ".")
 
 
-def test_metadata_that_may_not_be_read_is_named(site: Path) -> None:
-    metadata = install(site, "bad")
-    (metadata / "entry_points.txt").unlink()
-    (metadata / "entry_points.txt").mkdir()
+def _socket(file: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        folder = os.open(file.parent, os.O_PATH)
+        made.bind(f"/proc/self/fd/{folder}/{file.name}")  # the path itself may be too long for a socket
+        os.close(folder)
+
+
+#: How to put something there that is no regular file.
+IRREGULAR: dict[str, Callable[[Path], object]] = {
+    "a folder": Path.mkdir,
+    "a pipe": os.mkfifo,
+    "a socket": _socket,
+    "a device": lambda file: file.symlink_to("/dev/zero"),
+    "a link to a pipe": lambda file: (os.mkfifo(file.with_name("pipe")), file.symlink_to("pipe")),
+}
+
+
+@pytest.mark.parametrize("kind", IRREGULAR)
+def test_what_is_no_regular_file_is_named_and_not_waited_for(site: Path, kind: str) -> None:
+    file = install(site, "bad") / "entry_points.txt"
+    file.unlink()
+    IRREGULAR[kind](file)
+    install(site, "good")
+    seen = scan.entry_points("flux.providers")
+    (unreadable,) = seen.unreadable
+    assert unreadable.reason == f"Its entry points cannot be read: {str(file)!r} is no regular file."
+    assert (unreadable.distribution, [found.name for found in seen.found]) == ("flux-provider-bad", ["good"])
+
+
+def test_metadata_that_is_a_pipe_is_not_waited_for(site: Path) -> None:
+    file = install(site, "acme", version="1.2") / "METADATA"
+    file.unlink()
+    os.mkfifo(file)
+    (found,) = scan.entry_points("flux.providers").found
+    assert (found.distribution, found.version) == ("flux_provider_acme", "1.2")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_named(site: Path) -> None:
+    file = install(site, "bad") / "entry_points.txt"
+    file.chmod(0)
     (unreadable,) = scan.entry_points("flux.providers").unreadable
-    assert unreadable.distribution == "flux-provider-bad"
-    assert "IsADirectoryError" in unreadable.reason
+    assert f"PermissionError: [Errno 13] Permission denied: {str(file)!r}" in unreadable.reason
 
 
 def test_what_is_wrong_in_groups_of_others_is_none_of_ours(site: Path) -> None:

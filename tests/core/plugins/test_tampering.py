@@ -7,6 +7,9 @@ import sys
 
 import pytest
 
+#: A class whose objects say that they are equal to everything.
+EQUAL = "Equal = type('Equal', (), {'__eq__': lambda *_: True, '__hash__': lambda _: 7, '__call__': print})"
+
 
 def changes_after(code: str) -> list[str]:
     """What a watch names after `code`, in an interpreter of its own."""
@@ -33,6 +36,9 @@ def changes_after(code: str) -> list[str]:
         ("import time; time.sleep = print", "time.sleep"),
         ("import socket; socket.socket = object", "socket.socket"),
         ("import os; os.fork = None", "os.fork"),
+        (f"{EQUAL}; import flux.operator as o; o.BaseOperator.execute = Equal()", "flux.operator.BaseOperator.execute"),
+        (f"{EQUAL}; import flux.wire as w; w.encode = Equal()", "flux.wire.encode"),
+        (f"{EQUAL}; import builtins; builtins.ascii = Equal()", "builtins.ascii"),
     ],
 )  # fmt: skip
 def test_a_change_is_named(code: str, name: str) -> None:
@@ -55,3 +61,24 @@ def test_a_change_is_named(code: str, name: str) -> None:
 )
 def test_using_flux_is_no_change(code: str) -> None:
     assert changes_after(code) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("code", "names"),
+    [
+        ("pass", []),
+        ("import sys; sys.path = list(sys.path)", []),
+        ("import sys; sys.path.append('x')", ["sys.path"]),
+        (f"{EQUAL}; import sys; sys.meta_path[0] = Equal()", ["sys.meta_path"]),
+        (f"{EQUAL}; import sys; sys.stdout = Equal()", ["standard output"]),
+        (f"{EQUAL}; import signal; signal.signal(15, Equal())", ["signal handlers"]),
+        ("import os; os.environ['NEW'] = 'x'", ["the environment"]),
+    ],
+)
+def test_surroundings_differ_where_something_was_replaced(code: str, names: list[str]) -> None:
+    begin = "import sys\nfrom flux.plugins.tampering import differing, surroundings\nbefore = surroundings()"
+    end = "print(differing(before, surroundings()), file=sys.__stdout__)\nsys.stdout = sys.__stdout__"
+    program = f"{begin}\n{code}\n{end}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(names)

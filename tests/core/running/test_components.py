@@ -3,6 +3,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
+
 from flux.running import components
 from flux.running.components import bound_log, last_lines, launcher_environ, of_system
 
@@ -28,6 +30,14 @@ def test_the_supervisor_gets_everything_but_a_claim(tmp_path: Path) -> None:
     assert launcher.env == {"FLUX_HOME": str(tmp_path), "FLUX_CLAIM": "0" * 19}
     assert launcher.argv[-4:] == ("-m", "flux.running.launcher", "--run-folder", str(tmp_path / "run"))
     assert launcher.argv[0] == sys.executable
+
+
+def test_relative_folders_mean_the_same_to_components_that_work_in_the_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = of_system(tmp_path / "home", tmp_path / "run", {"FLUX_DAGS_FOLDER": "pipelines"}, ui=True)
+    assert {each.env["FLUX_DAGS_FOLDER"] for each in made} == {str(tmp_path / "pipelines")}
 
 
 def test_the_ui_is_not_vital_and_gets_its_address(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flux import config, encryption, providers
+from flux import config, encryption, providers, secret
 from flux.connection import Connection
 from flux.connection_fields import complete
 from flux.errors import ConfigError, EncryptionError, FluxError, NotFound, PluginError
@@ -157,6 +157,16 @@ def test_a_backend_that_fails_is_an_error_and_not_passed_over(
 def test_a_backend_that_has_nonsense_is_named(make: Callable[..., Places]) -> None:
     with pytest.raises(ConfigError, match=r"'shop' \(from secrets backend vault\)"):
         make({}, vault=Backend({"shop": "no uri with geheim"})).connection("shop", Stored())
+
+
+def test_a_connection_of_a_backend_may_be_as_long_as_a_stored_ones_secrets(make: Callable[..., Places]) -> None:
+    longest = uri("vault").ljust(65_536, "p")
+    places = make(vault=Backend({"warehouse": longest, "huge": longest + "p"}))
+    assert places.outside("warehouse") is not None
+    known = len(secret.forms())
+    with pytest.raises(PluginError, match=r"'vault' returned 65537 characters for connection 'huge', more than 65536"):
+        places.outside("huge")
+    assert len(secret.forms()) == known
 
 
 def test_a_stored_connection_that_cannot_be_decrypted_is_an_error(

@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING
 from flux.errors import NotFound, PluginError, Refused
 
 if TYPE_CHECKING:
+    from flux import drivers
     from flux.app import Flux
     from flux.store.listing import AttemptRow
     from flux.store.runs import DagRun
 
 POLL_SECONDS = 0.1
+#: What the log handlers may take together to give a log that is no longer here.
+KEPT_SECONDS = 60.0
 _CHUNK = 1 << 18
 
 
@@ -32,16 +35,21 @@ class Place:
     map_index: int | None
 
 
-def texts(flux: Flux, place: Place, *, attempt: int | None, follow: bool) -> Iterator[str]:
+def texts(
+    flux: Flux, place: Place, *, attempt: int | None, follow: bool, kept_seconds: float = KEPT_SECONDS
+) -> Iterator[str]:
     """Yield the log in pieces; with `follow` until its attempt, or without `attempt` the task instance, has ended.
+
+    Args:
+        kept_seconds: what the log handlers may take together.
 
     Raises:
         NotFound: there is no such attempt, or its log is gone and no log handler has kept it.
-        PluginError: its log is gone, and a log handler fails.
+        PluginError: its log is gone, and a log handler fails or takes too long.
         Refused: there is no attempt yet and `follow` is not set.
     """
     if not follow:
-        yield from _whole(flux, place, attempt)
+        yield from _whole(flux, place, attempt, kept_seconds)
         return
     number = attempt or max(_latest(flux, place), 1)
     while True:
@@ -51,7 +59,7 @@ def texts(flux: Flux, place: Place, *, attempt: int | None, follow: bool) -> Ite
         number += 1
 
 
-def _whole(flux: Flux, place: Place, attempt: int | None) -> Iterator[str]:
+def _whole(flux: Flux, place: Place, attempt: int | None, kept_seconds: float) -> Iterator[str]:
     latest = _latest(flux, place)
     if latest == 0:
         raise Refused(f"Task {place.task_id!r} has no attempt yet. `flux why` says what it waits for.")
@@ -60,30 +68,55 @@ def _whole(flux: Flux, place: Place, attempt: int | None) -> Iterator[str]:
     path = _path(flux, place, attempt or latest)
     log = Tail(path)
     if not log.exists():
-        yield _kept(flux, place, attempt or latest, path)
+        yield _kept(flux, place, attempt or latest, path, kept_seconds)
         return
     yield from log.read()
     yield log.end()
 
 
-def _kept(flux: Flux, place: Place, attempt: int, path: Path) -> str:
+def _kept(flux: Flux, place: Place, attempt: int, path: Path, seconds: float) -> str:
     """The log of an attempt as the first log handler that has it gives it. Bad UTF-8 is replaced."""
     from flux import drivers
+    from flux.cli import time_limit
 
     log = drivers.KeptLog(place.run.dag_id, place.run.run_id, place.task_id, place.map_index, attempt, path)
-    for name, handler in drivers.log_handlers(flux.config.log_handlers).items():
-        try:
-            data = handler.read(log)
-        except Exception as error:
-            raise PluginError(
-                f"The log {str(path)!r} is gone, and log handler {name!r} cannot read it: "
-                f"{type(error).__name__}: {error}."
-            ) from error
-        if data is not None and not isinstance(data, bytes):
-            raise PluginError(f"Log handler {name!r} returned a {type(data).__name__}. It must be bytes or None.")
-        if data is not None:
-            return data.decode("utf-8", "replace")
-    raise NotFound(f"The log {str(path)!r} is gone.")
+    asked = ""
+
+    def ask() -> bytes | None:
+        nonlocal asked
+        for name in flux.config.log_handlers:
+            asked = name
+            data = _asked(name, log)
+            if data is not None:
+                return data
+        return None
+
+    data = time_limit.within(
+        seconds,
+        ask,
+        lambda: f"The log {str(path)!r} is gone, and log handler {asked!r} did not give it within {seconds:g} s.",
+    )
+    if data is None:
+        raise NotFound(f"The log {str(path)!r} is gone.")
+    return data.decode("utf-8", "replace")
+
+
+def _asked(name: str, log: drivers.KeptLog) -> bytes | None:
+    from flux import drivers
+
+    (handler,) = drivers.log_handlers([name]).values()
+    try:
+        data: object = handler.read(log)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a handler that calls sys.exit must not end the command without a word
+        raise PluginError(
+            f"The log {str(log.path)!r} is gone, and log handler {name!r} cannot read it: "
+            f"{type(error).__name__}: {error}."
+        ) from error
+    if data is not None and not isinstance(data, bytes):
+        raise PluginError(f"Log handler {name!r} returned a {type(data).__name__}. It must be bytes or None.")
+    return data
 
 
 def _growing(flux: Flux, place: Place, number: int) -> Iterator[str]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from flux.errors import DagFileError, NotFound
@@ -15,12 +19,16 @@ if TYPE_CHECKING:
 def load(dag_id: str, config: Config) -> DAG:
     """Read DAG files until one defines the DAG, those first whose text names it.
 
+    One that takes longer than the option `import_timeout_seconds` ends the process, with exit status 1.
+
     Raises:
         NotFound: none does; says which files could not be read.
     """
     from flux import dag_file, dag_folder, providers_here
+    from flux.cli import time_limit
 
     folder = config.dags_folder
+    seconds = config.import_timeout_seconds
     finder = dag_file.SourceFinder(str(folder))
     providers = providers_here.of(config)
     known: set[str] = set()
@@ -29,7 +37,8 @@ def load(dag_id: str, config: Config) -> DAG:
     paths = dag_folder.dag_files(folder)
     for path in sorted(paths, key=lambda path: name not in (folder / path).read_bytes()):
         try:
-            found = dag_file.read(finder, path, providers).dags
+            with time_limit.ending_after(seconds, partial(_too_late, folder / path, path, seconds)):
+                found = dag_file.read(finder, path, providers).dags
         except DagFileError as error:
             broken.append(f"{path}: {error}")
             continue
@@ -38,6 +47,13 @@ def load(dag_id: str, config: Config) -> DAG:
         known.update(found)
     hint = f"Files that could not be read: {'; '.join(broken)}" if broken else f"The files are in {str(folder)!r}."
     raise NotFound.named("DAG", dag_id, known, hint=hint)
+
+
+def _too_late(file: Path, path: str, seconds: float, frames: Iterator[FrameType]) -> str:
+    """The words of the launcher, which reads DAG files for all other commands."""
+    line = next((frame.f_lineno for frame in frames if frame.f_code.co_filename == str(file)), None)
+    where = f" It was in line {line}." if line else ""
+    return f"DAG file {path!r} did not finish importing within {seconds:g} s.{where}"
 
 
 def load_task(dag_id: str, task_id: str, config: Config) -> BaseOperator:

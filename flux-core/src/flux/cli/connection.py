@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from flux.cli import output, session
+from flux.cli import output, session, time_limit
 from flux.cli.group import Noun
 from flux.errors import ConfigError, Refused
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from flux.plugins.catalogue import Catalogue
     from flux.running.lookups import Places, Stored
 
+_T = TypeVar("_T")
+#: What secrets backends may take together, as in `flux.running.lookups`.
+_ASKING_SECONDS = 10.0
 #: What stands for something that is not shown.
 _HIDDEN = "***"
 
@@ -92,10 +95,9 @@ def show(conn_id: str, as_json: bool) -> None:
 
     config = session.configuration()
     with ExitStack() as stack:
-        # Without a catalogue, so that one that does not fit its type can be looked at.
-        places = _places(config, None)
         stored = _stored(_store(stack), conn_id)
-    outside = places.outside(conn_id)
+    # Without a catalogue, so that one that does not fit its type can be looked at.
+    outside = _looked_up(config, None, conn_id, lambda places, asking: places.outside(conn_id, asking))
     if outside is not None:
         row, extra = _row(outside.connection, outside.source), outside.connection.extra
         has_secrets = outside.connection.password is not None
@@ -177,12 +179,22 @@ def add(
     found = connection_fields.with_secrets(given, kind, password, secrets)
     if uri != "-" and sys.stdin.isatty():
         found = _asked(found, kind)
+        missing = []
+    else:
+        missing = [] if uri == "-" else _missing(found, kind)
     connection_fields.complete(found, kind)
     with session.opened() as flux:
         if not replaces and _stored(flux, conn_id).connection is not None:
             raise Refused(f"Connection {conn_id!r} is stored already. Give it another ID, or add --replace.")
         replaced = connections.put(flux, found, who=session.person())
     output.note(f"Connection {conn_id!r} was {'replaced' if replaced else 'added'}.")
+    if missing:
+        option = "--password-file " if missing[0] == "password" else f"--secret-file {missing[0]}="
+        output.note(
+            f"No {' and no '.join(missing)} was stored: there is no terminal to ask, and standard input is read only "
+            f"when an option says so. To give it, add the connection again with --replace and {option}FILE, or "
+            f"{option}- for standard input."
+        )
     if variable_name(conn_id) in os.environ:
         output.note(f"{variable_name(conn_id)} of this environment hides it where that is set.")
 
@@ -204,7 +216,7 @@ def delete(conn_id: str) -> None:
 
 @connection.command()
 @click.argument("conn_id", metavar="ID")
-@click.option("--timeout", default=30.0, show_default=True, metavar="SECONDS", type=click.FloatRange(0.1, 3600))
+@time_limit.timeout_option("What the system may take to answer.")
 def test(conn_id: str, timeout: float) -> None:
     """Let the connection's client talk to the system, in a process of its own, and print what it found.
 
@@ -218,7 +230,13 @@ def test(conn_id: str, timeout: float) -> None:
     catalogue = _catalogue(config)
     with ExitStack() as stack:
         stored = _stored(_store(stack), conn_id)
-    found = _places(config, catalogue).connection(conn_id, stored)
+    found = _looked_up(
+        config,
+        catalogue,
+        conn_id,
+        lambda places, asking: places.connection(conn_id, stored, asking),
+        min(timeout, _ASKING_SECONDS),
+    )
     kind = catalogue.connection_type(found.connection.type)
     output.note(f"Connection {conn_id!r} comes from {found.source}.")
     line = client_check.check(
@@ -271,12 +289,32 @@ def _catalogue(config: Config) -> Catalogue:
     return providers.find(config, os.environ, lenient=True)
 
 
-def _places(config: Config, catalogue: Catalogue | None) -> Places:
+def _looked_up(
+    config: Config,
+    catalogue: Catalogue | None,
+    conn_id: str,
+    ask: Callable[[Places, Callable[[str], object]], _T],
+    seconds: float = _ASKING_SECONDS,
+) -> _T:
+    """What `ask` returns, called with the places and with what it tells the name of each backend; under a time limit.
+
+    Raises:
+        PluginError: a secrets backend cannot be made, failed, or did not answer in time.
+    """
     from flux import drivers
     from flux.running.lookups import Places
 
-    backends = drivers.secrets_backends(config.secrets_backends)
-    return Places(os.environ, backends, config.secret_key_file, lambda: catalogue)
+    asked = list(config.secrets_backends[:1])
+
+    def work() -> _T:
+        backends = drivers.secrets_backends(config.secrets_backends)
+        return ask(Places(os.environ, backends, config.secret_key_file, lambda: catalogue), asked.append)
+
+    return time_limit.within(
+        seconds,
+        work,
+        lambda: f"Secrets backend {asked[-1]!r} did not answer for connection {conn_id!r} within {seconds:g} s.",
+    )
 
 
 def _store(stack: ExitStack) -> Flux | None:
@@ -362,7 +400,7 @@ def _text_of(file: str) -> str:
 
 def _asked(found: Connection, kind: ConnectionType) -> Connection:
     """The connection with those secrets that the terminal gives; an empty answer means none."""
-    from flux.connection_fields import own_fields, with_secrets
+    from flux.connection_fields import with_secrets
 
     def ask(name: str) -> str | None:
         try:
@@ -371,7 +409,15 @@ def _asked(found: Connection, kind: ConnectionType) -> Connection:
             raise Refused(f"The answer for {name} is no UTF-8. Give it by a file.") from None
         return text or None
 
-    password = ask("password") if "password" in kind.fields and found.password is None else None
-    secret = [name for name, field in own_fields(kind).items() if field.secret and name not in found.extra]
-    answers = {name: ask(name) for name in secret}
+    answers = {name: ask(name) for name in _missing(found, kind)}
+    password = answers.pop("password", None)
     return with_secrets(found, kind, password, {name: text for name, text in answers.items() if text is not None})
+
+
+def _missing(found: Connection, kind: ConnectionType) -> list[str]:
+    """What the type can have of secrets and the connection has not: the password first, then fields of its own."""
+    from flux.connection_fields import own_fields
+
+    password = ["password"] if "password" in kind.fields and found.password is None else []
+    own = own_fields(kind).items()
+    return [*password, *(name for name, field in own if field.secret and name not in found.extra)]

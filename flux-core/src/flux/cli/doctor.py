@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Clocks of machines that share a database may differ so much.
 _CLOCK_SECONDS = 60.0
+#: What making a driver may take.
+_DRIVER_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,12 +154,14 @@ def _space(config: Config) -> Iterator[Finding]:
 
 def _drivers(config: Config) -> Iterator[Finding]:
     from flux import drivers
+    from flux.cli import time_limit
 
     for option, load in (("secrets_backends", drivers.secrets_backends), ("log_handlers", drivers.log_handlers)):
         for name in getattr(config, option):
             check = option.replace("_", " ")
+            too_late = f"{name!r} was not made within {_DRIVER_SECONDS:g} s."
             try:
-                load([name])
+                time_limit.within(_DRIVER_SECONDS, partial(load, [name]), partial(str, too_late))
             except FluxError as error:
                 yield Finding(check, "error", str(error), f"Mend it, or take {name!r} out of the option {option}.")
             else:
@@ -205,10 +210,15 @@ def _providers(config: Config) -> Iterator[Finding]:
 def _system(flux: Flux) -> Iterator[Finding]:
     from flux.running import actions
 
-    if actions.is_running(flux):
+    try:
+        trouble = actions.ask_system(flux, {"verb": "status"}).get("trouble")
+    except actions.NotRunning:
+        yield Finding("system", "warning", "No system runs on this home: nothing is scheduled.", "Run `flux up`.")
+        return
+    if trouble is None:
         yield Finding("system", "ok", "It runs.")
     else:
-        yield Finding("system", "warning", "No system runs on this home: nothing is scheduled.", "Run `flux up`.")
+        yield Finding("system", "error", trouble, "See what that says; `flux why` names what keeps a task.")
 
 
 def _clock(flux: Flux) -> Iterator[Finding]:

@@ -81,7 +81,9 @@ def _fill_descriptors() -> None:
 
 
 def _complain(message: str) -> None:
-    click.echo(f"{click.style('Error:', fg='red', bold=True)} {message}", err=True)
+    from flux.cli import output
+
+    output.complain(message)
 
 
 if __name__ == "__main__":

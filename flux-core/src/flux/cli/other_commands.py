@@ -29,11 +29,9 @@ def load(name: str) -> click.Command:
     Raises:
         PluginError: it cannot be imported, is no command of click, or two distributions bring it.
     """
-    command = discovery.driver(drivers.COMMANDS, name)
-    if not isinstance(command, click.Command):
-        found = next(each for each in discovery.driver_names(drivers.COMMANDS) if each.name == name)
-        raise PluginError(
-            f"Command {found} is no command of click: {found.value!r} is of type {type(command).__name__}. "
-            "Its author has to name a function decorated with @click.command() or @click.group()."
-        )
+    command: click.Command = discovery.driver(drivers.COMMANDS, name)
+    found = next(each for each in discovery.driver_names(drivers.COMMANDS) if each.name == name)
+    wrong = drivers.misfit(found, command)
+    if wrong is not None:
+        raise PluginError(wrong)
     return command

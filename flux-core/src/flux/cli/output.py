@@ -55,6 +55,11 @@ def note(text: str) -> None:
     click.echo(text, err=True)
 
 
+def complain(message: str) -> None:
+    """Tell a person why the command fails; on stderr."""
+    click.echo(f"{click.style('Error:', fg='red', bold=True)} {message}", err=True)
+
+
 def local(moment: datetime | None, zone: tzinfo) -> str:
     """Return an instant as people read it, with the zone's name; empty for None."""
     return "" if moment is None else f"{moment.astimezone(zone):%Y-%m-%d %H:%M:%S %Z}"

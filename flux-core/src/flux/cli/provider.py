@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flux.cli import output, session
+from flux.cli import output, session, time_limit
 from flux.cli.exit_codes import FAILED
 from flux.cli.group import Noun
 
@@ -137,12 +137,12 @@ def search(words: Sequence[str], as_json: bool) -> None:
         click.echo(f"{names}: not installed. Install it with `pip install {distribution}`.")
 
 
+_timeout_option = time_limit.timeout_option("What loading one provider's modules may take.")
+
+
 @provider.command()
 @click.argument("names", metavar="[NAME]...", nargs=-1)
-@click.option(
-    "--timeout", default=30.0, show_default=True, metavar="SECONDS", type=click.FloatRange(0.1, 3600),
-    help="What loading one provider's modules may take.",
-)  # fmt: skip
+@_timeout_option
 @output.json_option
 @click.pass_context
 def check(ctx: click.Context, names: Sequence[str], timeout: float, as_json: bool) -> None:
@@ -177,7 +177,8 @@ def check(ctx: click.Context, names: Sequence[str], timeout: float, as_json: boo
 @provider.command()
 @click.argument("name")
 @click.option("--format", "form", type=click.Choice(["md", "rst"]), default="md", show_default=True)
-def docs(name: str, form: str) -> None:
+@_timeout_option
+def docs(name: str, form: str, timeout: float) -> None:
     """Write a provider's page: its operators with their arguments, connection types with their fields, and the rest.
 
     Imports the provider's modules.
@@ -196,7 +197,11 @@ def docs(name: str, form: str) -> None:
     if verdict.distribution is None:  # the one-file provider, or a module beside it
         sys.path.insert(0, str(session.configuration().dags_folder))
     page = markup.Markdown() if form == "md" else markup.Rst()
-    with redirect_stdout(sys.stderr):  # a module that prints when it is imported is not to spoil the page
+    too_late = f"Loading what provider {name!r} offers took longer than {timeout:g} s."
+    with (
+        time_limit.ending_after(timeout, lambda _: too_late),
+        redirect_stdout(sys.stderr),  # a module that prints when it is imported is not to spoil the page
+    ):
         provider_docs.write(verdict, page)
     click.echo(page.text, nl=False)
 

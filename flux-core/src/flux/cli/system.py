@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flux.cli import output, session
+from flux.cli import output, session, time_limit
 from flux.cli.exit_codes import FAILED
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def init() -> None:
 @click.option("--host", metavar="H", help="Address on which the web UI listens.")
 @click.option("--port", type=click.IntRange(1, 65535), metavar="N", help="Port of the web UI.")
 @click.option(
-    "--drain", type=click.FloatRange(0), default=0.0, metavar="SECONDS", help="On SIGTERM, let tasks go on this long."
+    "--drain", type=time_limit.Seconds(0), default=0.0, metavar="SECONDS", help="On SIGTERM, let tasks go on this long."
 )
 def up(no_ui: bool, host: str | None, port: int | None, drain: float) -> None:
     """Run the whole system in the foreground, and make what is missing first.

@@ -33,7 +33,7 @@ from flux.plugins.api_range import admits
 from flux.plugins.catalogue import Offer
 from flux.plugins.host import Host, implemented
 from flux.plugins.scan import Found
-from flux.plugins.tampering import Watch, surroundings
+from flux.plugins.tampering import Watch, differing, surroundings
 from flux.plugins.verdict import ProviderState, Verdict
 
 #: How long a thread, and a process, may go on after the import that started it, in seconds.
@@ -49,10 +49,11 @@ _write = os.write
 def main() -> NoReturn:
     """Judge what standard input names, in its order, and end."""
     linux.die_with_parent()
+    channel = _own_channel(int(sys.argv[1]))
+    process.go_on_in_child(channel)  # a manifest that kills its parent must not end who asked for the verdicts
     linux.become_subreaper()
     _limit_memory()
     request = json.loads(sys.stdin.buffer.read())
-    channel = _own_channel(int(sys.argv[1]))
     sys.path[:] = request["path"]
     judge = Judge(request["served"])
     pid = os.getpid()
@@ -140,8 +141,7 @@ class Judge:
             self._surroundings = surroundings()
         threads = len(sys._current_frames())
         verdict = self._verdict(found, bool(candidate["needs_api"]))
-        before, now = self._surroundings, surroundings()
-        changed = [name for name in before if now[name] != before[name]]
+        changed = differing(self._surroundings, surroundings())
         if wrong := self._left_behind(threads):
             return (_with(verdict, ProviderState.BROKEN, wrong) if verdict.is_ok else verdict), True
         if changed and verdict.is_ok:

@@ -85,8 +85,12 @@ def judge(
 
 
 def judging_environ(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment without Flux's options, addresses and secrets: manifests need none of them."""
-    return {name: value for name, value in environ.items() if not name.startswith("FLUX_")}
+    """Return an environment without Flux's options, addresses and secrets: manifests need none of them.
+
+    FLUX_HOME stays, as in the DAG hosts and the listener process: a manifest that looks at it sees there what it saw
+    here.
+    """
+    return {name: value for name, value in environ.items() if name == "FLUX_HOME" or not name.startswith("FLUX_")}
 
 
 class _Child:
@@ -98,6 +102,8 @@ class _Child:
         self._received = b""
         self._is_closed = False
         self._is_garbled = False
+        #: It has said all that it has to say, and is about to end.
+        self._is_through = False
         #: The last verdict says that a manifest took too long.
         self.is_out_of_time = False
         self._pid: int | None = None
@@ -155,7 +161,8 @@ class _Child:
                 verdict = replace(verdict, notes=(*verdict.notes, f"Its import prints {self._last_line()!r}."))
             self._printed.clear()
             done.append(verdict)
-            if message["spoilt"]:
+            self._is_through = message["spoilt"] or len(done) == len(self._candidates)
+            if self._is_through:
                 break
         return done
 
@@ -204,7 +211,7 @@ class _Child:
 
     def _ending(self, who: str, waited: float) -> str:
         """Why there is no verdict: nothing came for so long, or the process has ended."""
-        ended = self._end()
+        ended, by_itself = self._end()
         self._drain()
         said = f" Its last output: {self._last_line()!r}." if self._printed else ""
         if self._is_garbled:
@@ -212,37 +219,40 @@ class _Child:
         if not self._is_closed:
             self.is_out_of_time = True
             return f"{who} took longer than {waited:g} s.{said}"
-        if ended is None or ended.signal == signal.SIGKILL:
+        if ended is None or not by_itself:
             return f"{who} closed the way to the judging process.{said}"
         if ended.signal is not None:
             return f"{who} was killed by {process.signal_name(ended.signal)}.{said}"
         return f"{who} ended its process with exit status {ended.exit_status}.{said}"
 
-    def _end(self) -> process.Exit | None:
-        """Kill the process group and reap the child; None: there is nothing to reap."""
+    def _end(self) -> tuple[process.Exit | None, bool]:
+        """Kill the process group and reap the child; None: there is nothing to reap. True: it had ended by itself."""
         if self._pid is None:
-            return None
+            return None, False
         pid, self._pid = self._pid, None
-        until = time.monotonic() + _END_SECONDS
-        # An exit status of its own is worth a moment; unreaped, it keeps its group's number from being used again.
-        while self._is_closed and not _has_ended(pid) and time.monotonic() < until:
-            time.sleep(0.002)
+        # An end of its own is worth a moment; unreaped, it keeps its group's number from being used again.
+        by_itself = (self._is_closed or self._is_through) and ends_within(pid, _END_SECONDS)
         process.send_group(pid, signal.SIGKILL)
         try:
-            return process.wait(pid)
+            return process.wait(pid), by_itself
         except ChildProcessError:  # reaped by whoever reaps every child of this process
-            return None
+            return None, False
 
     def _close(self) -> None:
         for descriptor in (self._channel, self._output):
             os.close(descriptor)
 
 
-def _has_ended(pid: int) -> bool:
+def ends_within(pid: int, seconds: float) -> bool:
+    """Wait for the end of a child without reaping it; False: it goes on after so long."""
     try:
-        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-    except ChildProcessError:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:  # reaped by somebody else
         return True
+    try:
+        return bool(select.select([descriptor], [], [], seconds)[0])
+    finally:
+        os.close(descriptor)
 
 
 def _broken(found: Found, reason: str) -> Verdict:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import sys
 import tempfile
@@ -19,8 +18,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from flux import process
-from flux.plugins.judgement import judging_environ
+from flux import linux, process
+from flux.plugins.judgement import ends_within, judging_environ
 
 if TYPE_CHECKING:
     from flux.plugins.scan import Found
@@ -44,7 +43,10 @@ def problems(verdict: Verdict, *, folder: Path, seconds: float, environ: Mapping
 
 
 def driver_problems(found: Found, *, seconds: float, environ: Mapping[str, str]) -> list[str]:
-    """Load a driver; return a sentence if it cannot be. Blocks up to `seconds`; leaves no process behind."""
+    """Load a driver; return a sentence if it cannot be loaded, or is none of its namespace.
+
+    Blocks up to `seconds`; leaves no process behind.
+    """
     return _carried_out({"path": sys.path, "driver": asdict(found)}, seconds, environ)
 
 
@@ -65,7 +67,7 @@ def _carried_out(what: Mapping[str, Any], seconds: float, environ: Mapping[str, 
             )
         except OSError as error:
             return [f"It cannot be loaded, because no process can be started: {error}."]
-        in_time = _has_ended(pid, seconds)
+        in_time = ends_within(pid, seconds)
         process.send_group(pid, signal.SIGKILL)
         ended = process.wait(pid)
         answer.seek(0)
@@ -77,15 +79,6 @@ def _carried_out(what: Mapping[str, Any], seconds: float, environ: Mapping[str, 
         return [f"Loading what it offers {how}.{_last_line(printed)}"]
 
 
-def _has_ended(pid: int, seconds: float) -> bool:
-    """Wait for the end of a child without reaping it; False: it goes on after so long."""
-    descriptor = os.pidfd_open(pid)
-    try:
-        return bool(select.select([descriptor], [], [], seconds)[0])
-    finally:
-        os.close(descriptor)
-
-
 def _last_line(printed: IO[bytes]) -> str:
     printed.seek(max(0, printed.seek(0, os.SEEK_END) - _KEPT))
     lines = [line for line in printed.read().decode(errors="replace").splitlines() if line.strip()]
@@ -94,21 +87,26 @@ def _last_line(printed: IO[bytes]) -> str:
 
 def main() -> None:
     """Carry out the order on standard input."""
+    from flux import drivers
     from flux.errors import PluginError
     from flux.plugins import discovery, references
     from flux.plugins.scan import Found
     from flux.plugins.verdict import Verdict
 
+    linux.die_with_parent()
+    process.go_on_in_child()  # as the judging process does
     order = json.loads(sys.stdin.buffer.read())
     sys.path[:] = order["path"]
     found: list[str] = []
     if "verdict" in order:
         found += references.problems(Verdict.from_message(order["verdict"]))
     else:
+        driver = Found(**order["driver"])
         try:
-            discovery.load(Found(**order["driver"]))
+            wrong = drivers.misfit(driver, discovery.load(driver))
         except PluginError as error:
-            found.append(str(error))
+            wrong = str(error)
+        found += [] if wrong is None else [wrong]
     with open(int(sys.argv[1]), "w", encoding="utf-8") as answer:
         json.dump(found, answer)
     os._exit(0)  # not held up by threads of the provider

@@ -8,7 +8,7 @@ from typing import Any
 
 from flux.errors import FluxError
 from flux.executor import BaseExecutor
-from flux.operator import BaseOperator
+from flux.operator import BaseOperator, misnamed_fields
 from flux.plugins import Ref
 from flux.plugins.verdict import Verdict
 from flux.sensor import BaseSensor
@@ -59,5 +59,8 @@ def _wrong(kind: str, ref: Ref, loaded: Any) -> str | None:
         return "is a sensor: offer it by flux_sensors()"
     if kind != "executor" and loaded.__name__ != ref.name:
         return f"is called {loaded.__name__}: give the Ref the name of its class"
+    misnamed = misnamed_fields(loaded) if issubclass(loaded, BaseOperator) else None
+    if misnamed is not None:
+        return f"cannot be rendered: {misnamed.removesuffix('.')}"
     abstract = sorted(getattr(loaded, "__abstractmethods__", ()))
     return f"does not define {', '.join(abstract)}(), which {base.__name__} leaves to it" if abstract else None

@@ -6,15 +6,18 @@ in the folders of `sys.path`, in a few milliseconds; `importlib.metadata`, whose
 asked for what is no folder: zip archives on the path, and importers that bring distributions of their own. Decision
 0008 has the figures. Of two distributions of one name the first on the path counts, as for imports.
 
-One distribution that cannot be read is named in `Scan.unreadable` and costs the others nothing.
+One distribution that cannot be read is named in `Scan.unreadable` and costs the others nothing. Only regular files of
+at most a megabyte are read: a pipe or a device in the place of one could keep every command waiting.
 """
 
-# ruff: noqa: PTH112, PTH113, PTH118, PTH119, PTH122, PTH123, PTH208
+# ruff: noqa: PTH112, PTH113, PTH118, PTH119, PTH122, PTH208
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
 GROUPS = ("flux.", "flux_ui.")
 #: The group of providers, one entry point each. (In two parts: the name in one piece is also that of a module above.)
 PROVIDERS = "flux." + "providers"
+#: Bytes of the largest `entry_points.txt` that is read, and of the beginning of METADATA that is looked at.
+_MOST_BYTES = 1 << 20
+_HEAD_BYTES = 2048
 _NAME = re.compile(r"[-_.]+")
 
 
@@ -115,7 +121,7 @@ def _read(path: tuple[str, ...]) -> Scan:
         try:
             found += distribution.entry_points()
         except Exception as error:  # whatever is in one distribution's files, the others are read
-            reason = error.args[0] if isinstance(error, _Malformed) else f"{type(error).__name__}: {error}"
+            reason = str(error) if isinstance(error, _Malformed) else f"{type(error).__name__}: {error}"
             unreadable.append(Unreadable(*distribution.identity(), f"Its entry points cannot be read: {reason}."))
     return Scan(tuple(sorted(set(found))), tuple(sorted(unreadable)))
 
@@ -138,11 +144,17 @@ class _Distribution:
         self.key = _normalised(stem.partition("-")[0])
 
     def entry_points(self) -> Iterable[Found]:
+        path = os.path.join(self._folder, "entry_points.txt")
         try:
-            with open(os.path.join(self._folder, "entry_points.txt"), "rb") as file:
-                text = file.read().decode("utf-8-sig")
+            data = _beginning(path, _MOST_BYTES + 1)
         except (FileNotFoundError, NotADirectoryError):
             return ()
+        if len(data) > _MOST_BYTES:
+            raise _Malformed(f"{path!r} has more than {_MOST_BYTES} bytes")
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise _Malformed(f"{path!r} is no UTF-8: {error.reason} at byte {error.start}") from error
         if not any(group in text for group in GROUPS):
             return ()
         rows = list(_rows(text))
@@ -154,9 +166,8 @@ class _Distribution:
         headers = {"name": name, "version": number}
         for file_name in ("METADATA", "PKG-INFO"):
             try:
-                with open(os.path.join(self._folder, file_name), "rb") as file:
-                    head = file.read(2048).decode(errors="replace")
-            except OSError:
+                head = _beginning(os.path.join(self._folder, file_name), _HEAD_BYTES).decode(errors="replace")
+            except (OSError, _Malformed):
                 continue
             for line in head.splitlines():
                 if not line:
@@ -208,6 +219,23 @@ def _metadata_folders(entry: str) -> Iterator[_Distribution]:
             yield _Distribution(os.path.join(entry, name), stem)
         elif name == "EGG-INFO" and entry.endswith(".egg"):
             yield _Distribution(os.path.join(entry, name), os.path.splitext(os.path.basename(entry))[0])
+
+
+def _beginning(path: str, length: int) -> bytes:
+    """At most so many bytes of a regular file; anything else is not waited for."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket
+            raise _Malformed(f"{path!r} is no regular file") from error
+        raise
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise _Malformed(f"{path!r} is no regular file")
+        return os.read(descriptor, min(length, status.st_size))
+    finally:
+        os.close(descriptor)
 
 
 def _foreign(path: list[str] | None) -> Iterator[_Distribution]:

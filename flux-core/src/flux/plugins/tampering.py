@@ -19,6 +19,7 @@ import socket
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from operator import is_
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -104,11 +105,9 @@ class Watch:
 
 
 def _is_same(holder: object, seen: Mapping[str, object]) -> bool:
-    """Whether nothing has changed: the usual case, decided in one comparison of values that are mostly identical."""
-    try:
-        return bool(dict(vars(holder)) == seen)
-    except Exception:  # values that differ and cannot be compared
-        return False
+    """Whether nothing has changed: the usual case. By identity, since a value says itself what it is equal to."""
+    values = vars(holder)
+    return len(values) == len(seen) and all(map(is_, values, seen)) and all(map(is_, values.values(), seen.values()))
 
 
 def _differ(name: str, holder: object, seen: Mapping[str, object]) -> Iterator[str]:
@@ -135,7 +134,7 @@ def _is_flux(name: str) -> bool:
 
 
 def surroundings() -> dict[str, object]:
-    """Return what an import may change for whoever is imported after it, by name; compare two of them for equality."""
+    """Return what an import may change for whoever is imported after it, by name; `differing` compares two of them."""
     root = logging.getLogger()
     return {
         "sys.path": list(sys.path),
@@ -155,6 +154,21 @@ def surroundings() -> dict[str, object]:
     }
 
 
+def differing(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
+    """Return the names under which two `surroundings` differ, in their order."""
+    return [name for name in before if not _is_alike(before[name], now[name])]
+
+
+def _is_alike(one: object, other: object) -> bool:
+    """Plain values by equality, what is in lists one by one, objects of any other type by identity."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(map(_is_alike, one, other))
+    return one == other if type(one) in _PLAIN else one is other
+
+
+_PLAIN = (str, int, float, dict)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from flux import drivers, process
-from flux.config import OPTIONS
+from flux.config import OPTIONS, with_absolute_paths
 
 #: Bytes of a component's log after which its end moves to `<kind>.log.1`.
 LOG_BYTES = 10 * 1024 * 1024
@@ -53,7 +53,8 @@ def of_system(
         environ: the hypervisor's environment.
         ui: whether to serve the web interface; `host` and `port` are its, None: its own defaults.
     """
-    full = {name: value for name, value in environ.items() if name != "FLUX_CLAIM"}
+    # Launcher and attempts work in the home.
+    full = {name: value for name, value in with_absolute_paths(environ).items() if name != "FLUX_CLAIM"}
     full["FLUX_HOME"] = str(home)
     components = [
         Component(

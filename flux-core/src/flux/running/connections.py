@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 #: Name of the password among the secrets; no field of a type can be called so.
 _PASSWORD = "password"
 #: Characters of all secrets of a connection. Every line of output is searched for every line of a secret.
-_MOST_SECRET = 65_536
+MOST_SECRET = 65_536
 
 
 def seal(connection: Connection, keys: Callable[[], Keys]) -> StoredConnection:
@@ -49,9 +49,9 @@ def seal(connection: Connection, keys: Callable[[], Keys]) -> StoredConnection:
     for name, text in {**parts, **extra, **secrets}.items():
         check_text(f"Connection {connection.conn_id!r}: {name}", str(text))
     length = sum(map(len, secrets.values()))
-    if length > _MOST_SECRET:
+    if length > MOST_SECRET:
         raise Refused(
-            f"Connection {connection.conn_id!r}: {length} characters of secrets are more than {_MOST_SECRET}. "
+            f"Connection {connection.conn_id!r}: {length} characters of secrets are more than {MOST_SECRET}. "
             "Keep so much in a file, and the file's path in the connection."
         )
     return StoredConnection(

@@ -22,7 +22,7 @@ from flux.connection import Connection
 from flux.context import environment_name
 from flux.errors import FluxError, NotFound, PluginError
 from flux.loop import Loop, Timer
-from flux.running.connections import open_sealed
+from flux.running.connections import MOST_SECRET, open_sealed
 from flux.secret import mask
 
 if TYPE_CHECKING:
@@ -123,6 +123,11 @@ class Places:
         uri, backend = self._ask(f"connection {conn_id!r}", lambda each: each.connection(conn_id), asking)
         if uri is None:
             return None
+        if len(uri) > MOST_SECRET:  # before it is parsed, which makes each of its lines one to look for
+            raise PluginError(
+                f"Secrets backend {backend!r} returned {len(uri)} characters for connection {conn_id!r}, more than "
+                f"{MOST_SECRET}. Keep so much in a file, and the file's path in the connection."
+            )
         source = f"secrets backend {backend}"
         return Found(self._complete(Connection.from_uri(conn_id, uri, source=source)), source)
 
