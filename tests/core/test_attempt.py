@@ -286,7 +286,7 @@ class TestTraceback:
 
         with DAG("d", start_date="2026-01-01", user_defined_macros={"m": failing_macro}):
             task = Steps(task_id="a", text="{{ m() }}")
-        assert run(task, tmp_path).reason == "Template field 'text' of task 'a': ValueError: bad row."
+        assert run(task, tmp_path).reason == "Template field 'text' of task 'a' of DAG 'd': ValueError: bad row."
         assert "in failing_macro" in capsys.readouterr().err
 
     def test_a_closed_stderr_does_not_hide_how_it_ended(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

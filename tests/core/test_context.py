@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import functools
+import inspect
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,7 +10,7 @@ from typing import Any
 import pytest
 
 from flux import DAG
-from flux.context import Context, build, call, current, get_connection, get_variable, running
+from flux.context import Context, call, current, get_connection, get_variable, running
 from flux.errors import BadParam, NotFound, OutsideTask, ResultError, UnknownName
 from flux.operators import EmptyOperator
 from flux.results import decode, encode
@@ -24,7 +26,7 @@ def context(
         load = EmptyOperator(task_id="load", params={"size": 2})
         EmptyOperator(task_id="set")
         EmptyOperator(task_id="group.extract")
-    return build(load, spec_of(load, tmp_path, **spec), world or MemoryWorld())
+    return Context(load, spec_of(load, tmp_path, **spec), world or MemoryWorld())
 
 
 @pytest.mark.parametrize(
@@ -158,7 +160,7 @@ class TestResults:
     def test_setting_keeps_typed_json_at_once(self, tmp_path: Path) -> None:
         with DAG("d", start_date="2026-01-01"):
             task = EmptyOperator(task_id="a")
-        names = build(task, spec_of(task, tmp_path), MemoryWorld())
+        names = Context(task, spec_of(task, tmp_path), MemoryWorld())
         names["results"].set("day", datetime(2026, 1, 5, tzinfo=UTC))
         assert decode(names.kept["day"]) == datetime(2026, 1, 5, tzinfo=UTC)
         with pytest.raises(ResultError):
@@ -238,6 +240,48 @@ class TestCall:
     def test_arguments_that_do_not_fit_are_a_type_error(self, tmp_path: Path) -> None:
         with pytest.raises(TypeError):
             call(lambda a: a, (1, 2), {}, context(tmp_path))
+
+    @pytest.mark.parametrize(
+        "function",
+        [
+            lambda: {"asks": "nothing"},
+            lambda ds, rows=3: {"ds": ds, "rows": rows},
+            lambda first=0, /, ds=None: {"first": first, "ds": ds},
+            lambda ds="positional", /: {"ds": ds},
+            lambda *args, ds: {"args": args, "ds": ds},
+            lambda *, run_id, ts=None: {"run_id": run_id, "ts": ts},
+            lambda ds, **ts: {"ds": ds, **ts},
+        ],
+    )
+    def test_a_plain_function_gets_what_its_signature_says(self, tmp_path: Path, function: Any) -> None:
+        """Its parameters are read from its code, those of any other callable by `inspect`: it makes no difference."""
+
+        class Other:
+            def __call__(self, *args: Any, **kwargs: Any) -> Any:
+                return function(*args, **kwargs)
+
+        other = Other()
+        other.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+        names = context(tmp_path)
+        assert call(function, (), {}, names) == call(other, (), {}, names)
+
+    def test_a_wrapped_function_gets_what_the_inner_one_asks_for(self, tmp_path: Path) -> None:
+        def inner(ds: str, rows: int) -> tuple[str, int]:
+            return ds, rows
+
+        @functools.wraps(inner)
+        def outer(*args: Any, **kwargs: Any) -> tuple[str, int]:
+            return inner(*args, **kwargs)
+
+        assert call(outer, (), {"rows": 2}, context(tmp_path)) == ("2026-01-05", 2)
+
+    def test_a_method_and_a_partial_are_asked_for_their_parameters(self, tmp_path: Path) -> None:
+        class Job:
+            def run(self, ds: str) -> str:
+                return ds
+
+        assert call(Job().run, (), {}, context(tmp_path)) == "2026-01-05"
+        assert call(functools.partial(lambda a, ds: (a, ds), 1), (), {}, context(tmp_path)) == (1, "2026-01-05")
 
     def test_nothing_is_asked_for_that_is_not_wanted(self, tmp_path: Path) -> None:
         world = MemoryWorld()

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from flux import masking, results
-from flux.context import RETURN_VALUE, Context, MacroSource, build, running
+from flux.context import RETURN_VALUE, Context, MacroSource, running
 from flux.errors import FailTask, FluxError, SkipTask, TaskKilled, TemplateError
 from flux.secret import mask
 from flux.templating import FileReader, Templates, shown
@@ -142,7 +142,7 @@ def execute(
     """
     started_at = _now()
     task = copy.copy(task)
-    context = build(task, spec, world, macro_source=macro_source)
+    context = Context(task, spec, world, macro_source=macro_source)
     inline: dict[str, str] = {}
     files: dict[str, str] = {}
     chosen: list[str] | None = None
@@ -160,7 +160,7 @@ def execute(
                 raise
             outcome, reason, retry = end_of(error)
             print_error(error)
-    _flush()
+    flush_streams()
     return AttemptEnd(outcome, reason, retry, inline, files, chosen, started_at, _now(), rendered)
 
 
@@ -174,7 +174,7 @@ def poke(
 ) -> bool:
     """Render `task` and poke once, in this thread; return whether its condition holds. Raises what the poke raises."""
     task = copy.copy(task)
-    context = build(task, spec, world, macro_source=macro_source)
+    context = Context(task, spec, world, macro_source=macro_source)
     with running(context):
         _render(task, context, read_file)
         return bool(task.poke(context))
@@ -389,10 +389,11 @@ def _end_by_kill(task: BaseOperator, grace: float) -> None:
         task.on_kill()
     except (Exception, SystemExit) as error:
         print_error(error)
-    _flush()
+    flush_streams()
 
 
-def _flush() -> None:
+def flush_streams() -> None:
+    """Write out what this process has printed, as far as that is still possible."""
     for stream in (sys.stdout, sys.stderr):
         try:
             masking.finish(stream)

@@ -10,12 +10,13 @@ import difflib
 import functools
 import json
 from collections import ChainMap
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flux import params, results
 from flux.connection import Connection
@@ -25,6 +26,7 @@ from flux.times import from_iso, iso
 
 if TYPE_CHECKING:
     from flux.attempt import AttemptSpec, World
+    from flux.dag import DAG
     from flux.operator import BaseOperator
 
 __all__ = ["Context", "DagRun", "MacroSource", "TaskInstance", "get_connection", "get_variable"]
@@ -33,31 +35,29 @@ __all__ = ["Context", "DagRun", "MacroSource", "TaskInstance", "get_connection",
 MacroSource = Callable[[str, str], Any]
 
 RETURN_VALUE = "return_value"
-
-#: Every name of a context, in the order of the documentation.
-NAMES = (
-    "ds", "ds_nodash", "ts", "ts_nodash", "logical_date", "data_interval", "data_interval_start", "data_interval_end",
-    "yesterday_ds", "tomorrow_ds", "prev_logical_date", "next_logical_date", "prev_data_interval_start_success",
-    "prev_data_interval_end_success", "dag", "dag_run", "run_id", "task", "task_instance", "ti", "params", "var",
-    "conn", "results", "claim", "macros",
-)  # fmt: skip
+#: In the flags of a code object: it has a parameter like `**kwargs`. As `inspect.CO_VARKEYWORDS`.
+_TAKES_ALL = 0x08
 
 
 class Context(Mapping[str, Any]):
-    """The names of one attempt: a mapping whose names are also attributes.
+    """The names of one attempt: a mapping whose names are also attributes. Each value is made when it is first read.
 
     Args:
+        task: what runs; it belongs to a DAG.
         spec: the attempt.
         world: what answers its questions.
-        makers: maps each name to what makes its value, once, when it is first read.
+        macro_source: finds the macros of providers; None: no provider has any.
     """
 
-    def __init__(self, spec: AttemptSpec, world: World, makers: Mapping[str, Callable[[], Any]]) -> None:
+    def __init__(
+        self, task: BaseOperator, spec: AttemptSpec, world: World, *, macro_source: MacroSource | None = None
+    ) -> None:
         self.spec = spec
         self.world = world
         #: Typed JSON by key: what the attempt leaves besides its return value.
         self.kept: dict[str, str] = {}
-        self._makers = makers
+        self._task = task
+        self._macro_source = macro_source
         self._values: dict[str, Any] = {}
 
     # A context is itself: comparing values would ask the supervisor for every one of them.
@@ -66,26 +66,76 @@ class Context(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._values:
-            self._values[name] = self._makers[name]()
+            self._values[name] = _MAKERS[name](self)
         return self._values[name]
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name not in self._makers:
+        if name.startswith("_") or name not in _MAKERS:
             raise AttributeError(f"The context has no name {name!r}. {hint(name, NAMES)}".rstrip())
         return self[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._makers
+        return name in _MAKERS
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._makers)
+        return iter(_MAKERS)
 
     def __len__(self) -> int:
-        return len(self._makers)
+        return len(_MAKERS)
 
     def __repr__(self) -> str:
         spec = self.spec
         return f"<Context of {spec.dag_id}.{spec.task_id} in {spec.run_id}, attempt {spec.attempt}>"
+
+    @property
+    def _dag(self) -> DAG:
+        dag = self._task.dag
+        assert dag is not None, "a task that runs belongs to a DAG"
+        return dag
+
+    def _local(self, text: str) -> datetime:
+        """An instant of the spec on the DAG's wall clock."""
+        return from_iso(text).astimezone(self._dag.zone)
+
+    def _dag_run(self) -> DagRun:
+        spec = self.spec
+        started = from_iso(spec.run_started_at) if spec.run_started_at else None
+        return DagRun(
+            spec.dag_id, spec.run_id, spec.kind, self["logical_date"], self["data_interval"], spec.conf or {}, started
+        )
+
+    def _task_instance(self) -> TaskInstance:
+        spec = self.spec
+        return TaskInstance(
+            spec.dag_id, spec.task_id, spec.run_id, spec.map_index, spec.attempt, spec.max_attempts,
+            self["logical_date"], spec.pool, spec.queue, spec.host, self["results"],
+        )  # fmt: skip
+
+    def _previous(self, key: str, *, successful: bool = False) -> datetime | None:
+        previous = self.world.previous_run(successful)
+        return self._local(previous[key]) if previous else None
+
+    def _next_logical_date(self) -> datetime | None:
+        following = None if self._dag.schedule is None else schedule_of(self).next(self["data_interval"])
+        return following.start.astimezone(self._dag.zone) if following else None
+
+    def _params(self) -> dict[str, Any]:
+        return params.resolve(self._dag.params, self._task.params, self.spec.conf)
+
+    def _variable(self, name: str) -> str:
+        text = self.world.variable(name)
+        if text is None:
+            raise _no_variable(name)
+        return text
+
+    def _variables(self) -> Variables:
+        return Variables(_Names(self._variable), _Names(lambda name: json.loads(self._variable(name))))
+
+    def _connections(self) -> _Names:
+        return _Names(functools.cache(lambda conn_id: Connection.from_message(self.world.connection(conn_id))))
+
+    def _macro(self, name: str) -> Any:
+        return _macro(name, self._macro_source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +189,7 @@ class ResultNames:
 
     __slots__ = ("_context", "_task_ids")
 
-    def __init__(self, context: Context, task_ids: frozenset[str]) -> None:
+    def __init__(self, context: Context, task_ids: Collection[str]) -> None:
         self._context = context
         self._task_ids = task_ids
 
@@ -321,80 +371,36 @@ def _no_variable(name: str) -> UnknownName:
     )
 
 
-def build(
-    task: BaseOperator,
-    spec: AttemptSpec,
-    world: World,
-    *,
-    macro_source: MacroSource | None = None,
-) -> Context:
-    """Return the context of the attempt `spec` of `task`; `macro_source` None: no provider has macros."""
-    dag = task.dag
-    assert dag is not None, "a task that runs belongs to a DAG"
-    zone = dag.zone
-    logical = from_iso(spec.logical_date).astimezone(zone)
-    start, end = (from_iso(text).astimezone(zone) for text in (spec.interval_start, spec.interval_end))
-    interval = DataInterval(start, end)
-    started = from_iso(spec.run_started_at) if spec.run_started_at else None
-    run = DagRun(spec.dag_id, spec.run_id, spec.kind, logical, interval, spec.conf or {}, started)
-    makers: dict[str, Callable[[], Any]] = {}
-    context = Context(spec, world, makers)
-    names = ResultNames(context, frozenset(dag.tasks))
-    instance = TaskInstance(
-        spec.dag_id, spec.task_id, spec.run_id, spec.map_index, spec.attempt, spec.max_attempts, logical,
-        spec.pool, spec.queue, spec.host, names,
-    )  # fmt: skip
-
-    def past(key: str, successful: bool = False) -> datetime | None:
-        previous = world.previous_run(successful)
-        return from_iso(previous[key]).astimezone(zone) if previous else None
-
-    def next_logical_date() -> datetime | None:
-        following = None if dag.schedule is None else schedule_of(context).next(interval)
-        return following.start.astimezone(zone) if following else None
-
-    def variable(name: str) -> str:
-        text = world.variable(name)
-        if text is None:
-            raise _no_variable(name)
-        return text
-
-    values: dict[str, Any] = {
-        "ds": logical.strftime("%Y-%m-%d"),
-        "ds_nodash": logical.strftime("%Y%m%d"),
-        "ts": logical.isoformat(),
-        "ts_nodash": logical.strftime("%Y%m%dT%H%M%S"),
-        "logical_date": logical,
-        "data_interval": interval,
-        "data_interval_start": start,
-        "data_interval_end": end,
-        "yesterday_ds": (logical.date() - timedelta(days=1)).isoformat(),
-        "tomorrow_ds": (logical.date() + timedelta(days=1)).isoformat(),
-        "dag": dag,
-        "dag_run": run,
-        "run_id": spec.run_id,
-        "task": task,
-        "task_instance": instance,
-        "ti": instance,
-        "var": Variables(_Names(variable), _Names(lambda name: json.loads(variable(name)))),
-        "conn": _Names(functools.cache(lambda conn_id: Connection.from_message(world.connection(conn_id)))),
-        "results": names,
-        "claim": spec.claim,
-        "macros": _Names(lambda name: _macro(name, macro_source)),
-    }
-    lazy: dict[str, Callable[[], Any]] = {
-        "prev_logical_date": lambda: past("logical_date"),
-        "next_logical_date": next_logical_date,
-        "prev_data_interval_start_success": lambda: past("interval_start", successful=True),
-        "prev_data_interval_end_success": lambda: past("interval_end", successful=True),
-        "params": lambda: params.resolve(dag.params, task.params, spec.conf),
-    }
-    makers.update((name, lazy[name] if name in lazy else _constant(values[name])) for name in NAMES)
-    return context
-
-
-def _constant(value: Any) -> Callable[[], Any]:
-    return lambda: value
+_MAKERS: Mapping[str, Callable[[Context], Any]] = {
+    "ds": lambda context: context["logical_date"].strftime("%Y-%m-%d"),
+    "ds_nodash": lambda context: context["logical_date"].strftime("%Y%m%d"),
+    "ts": lambda context: context["logical_date"].isoformat(),
+    "ts_nodash": lambda context: context["logical_date"].strftime("%Y%m%dT%H%M%S"),
+    "logical_date": lambda context: context._local(context.spec.logical_date),
+    "data_interval": lambda context: DataInterval(context["data_interval_start"], context["data_interval_end"]),
+    "data_interval_start": lambda context: context._local(context.spec.interval_start),
+    "data_interval_end": lambda context: context._local(context.spec.interval_end),
+    "yesterday_ds": lambda context: (context["logical_date"].date() - timedelta(days=1)).isoformat(),
+    "tomorrow_ds": lambda context: (context["logical_date"].date() + timedelta(days=1)).isoformat(),
+    "prev_logical_date": lambda context: context._previous("logical_date"),
+    "next_logical_date": lambda context: context._next_logical_date(),
+    "prev_data_interval_start_success": lambda context: context._previous("interval_start", successful=True),
+    "prev_data_interval_end_success": lambda context: context._previous("interval_end", successful=True),
+    "dag": lambda context: context._dag,
+    "dag_run": lambda context: context._dag_run(),
+    "run_id": lambda context: context.spec.run_id,
+    "task": lambda context: context._task,
+    "task_instance": lambda context: context._task_instance(),
+    "ti": lambda context: context["task_instance"],
+    "params": lambda context: context._params(),
+    "var": lambda context: context._variables(),
+    "conn": lambda context: context._connections(),
+    "results": lambda context: ResultNames(context, context._dag.tasks),
+    "claim": lambda context: context.spec.claim,
+    "macros": lambda context: _Names(context._macro),
+}
+#: Every name of a context, in the order of the documentation.
+NAMES = tuple(_MAKERS)
 
 
 def schedule_of(context: Context) -> BoundSchedule:
@@ -445,20 +451,52 @@ def call(
 def _keywords(
     function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], offered: Mapping[str, Any]
 ) -> dict[str, Any]:
-    import inspect
-
+    parameters = _of_code(function) or _of_signature(function)
     filled = dict(kwargs)
-    try:
-        signature = inspect.signature(function)
-    except ValueError:  # a function of C code that does not tell
-        return filled
-    given = signature.bind_partial(*args, **kwargs).arguments
-    named = {name for name, p in signature.parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    wanted = named - given.keys()
-    if any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()):
-        wanted |= offered.keys() - signature.parameters.keys() - filled.keys()
+    wanted = {*parameters.by_keyword}
+    if parameters.takes_all:
+        wanted |= offered.keys() - parameters.by_position
+    wanted.difference_update(parameters.by_position[: len(args)], kwargs)
     filled.update((name, offered[name]) for name in wanted if name in offered)
     return filled
+
+
+class _Parameters(NamedTuple):
+    """What a function can be given."""
+
+    #: Names in order; those that may come either way are in both.
+    by_position: Sequence[str]
+    by_keyword: Sequence[str]
+    #: Any other keyword, as by `**kwargs`.
+    takes_all: bool
+
+
+def _of_code(function: Callable[..., Any]) -> _Parameters | None:
+    """Read a plain function's parameters from its code; None: it is another callable, or says that it has others.
+
+    Nearly every task calls a plain function, and `inspect.signature` alone takes as long as the rest of an attempt.
+    """
+    if type(function) is not FunctionType or function.__dict__:
+        return None
+    code = function.__code__
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    return _Parameters(
+        names[: code.co_argcount], names[code.co_posonlyargcount :], bool(code.co_flags & _TAKES_ALL)
+    )  # fmt: skip
+
+
+def _of_signature(function: Callable[..., Any]) -> _Parameters:
+    import inspect
+
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # a function of C code that does not tell
+        return _Parameters((), (), False)
+    return _Parameters(
+        [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)],
+        [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)],
+        any(p.kind is p.VAR_KEYWORD for p in parameters),
+    )
 
 
 #: Names that other schedulers have, and what to write here.

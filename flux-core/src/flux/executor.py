@@ -1,7 +1,8 @@
 """What runs attempts: the interface between the supervisor and an executor. Import it to write one.
 
 An executor does three things: it causes an assignment's `argv` to run, with the assignment's `env` added to the
-environment, on a machine of its choice; it cancels one; it stops. Everything else is the supervisor's, and is the same
+environment, on a machine of its choice; it cancels one; it stops. One that can learn that nothing will come of an
+assignment says so. Everything else is the supervisor's, and is the same
 for every executor: who may start a claim, liveness, time limits, kills, logs, results, retries, and what becomes of all
 this when a supervisor is replaced.
 
@@ -50,8 +51,9 @@ class BaseExecutor(ABC):
     """Starts attempts somewhere.
 
     The supervisor makes one, in its own process. One that uses the launcher is called in the event loop, and must
-    return at once. Any other is called in a thread of its own, one call after the other: what a call waits for, all
-    later ones wait for, and nothing else does. An executor keeps nothing that must survive the supervisor.
+    return at once. Any other is called in a thread of its own, one call after the other. Beside one whose call takes
+    longer than 5 seconds the supervisor makes another, which gets what is to be started meanwhile. An executor keeps
+    nothing that must survive the supervisor.
 
     Args:
         parallelism: how many attempts may run at once, those that are queued among them.
@@ -78,11 +80,22 @@ class BaseExecutor(ABC):
     def start(self, assignment: Assignment) -> None:
         """Cause `assignment.argv` to run with `assignment.env`, and return without waiting for its end.
 
-        Raising means that nothing began: the attempt is given back at no cost, and comes again after a second, later
-        after up to 30. `flux why` shows what was raised. What
-        began nothing within `queued_timeout_seconds` is cancelled and comes again under another claim. The same claim
-        may come twice when a supervisor was replaced: the first agent that starts has it, the other ends by itself.
+        Raising means that nothing began, and so does not returning for `executor_call_seconds`: the attempt is given
+        back at no cost, and comes again after a second, later after up to 30. `flux why` shows what was raised, and a
+        task for which nothing began in `queued_timeout_seconds` fails with it. What is taken and begins nothing for so
+        long is cancelled and comes again under another claim. The same claim may come twice when a supervisor was
+        replaced: the first agent that starts has it, the other ends by itself.
         """
+
+    def gone(self) -> Mapping[int, str]:
+        """Return the claims of which nothing will begin any more, each with why; each of them once.
+
+        A submission that was refused after `start` returned, a process that has ended: what is told of a claim that no
+        agent has begun counts as what `start` raises. Of all other claims it is ignored, so there is no need to know
+        whether an end was a good one. Asked about every second while attempts are queued, and once after a `start`.
+        Why is one line for people; the last words of the process are the best there is.
+        """
+        return {}
 
     @abstractmethod
     def cancel(self, claim: int) -> None:

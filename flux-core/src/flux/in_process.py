@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from flux import attempt, providers_here
 from flux import params as param_values
-from flux.context import Context, build, running
+from flux.context import Context, running
 from flux.errors import AuthoringError, BadDate, BadParam, NotFound
 from flux.one_run import Run
 from flux.run_report import RangeReport, RunReport
@@ -233,6 +233,6 @@ def _with_rendered(task: BaseOperator, date: DateLike, use: Callable[[BaseOperat
     )
     rendered = copy.copy(task)
     spec = run.spec(structure.task(task.task_id), 1, Path())
-    context = build(rendered, spec, run.world, macro_source=providers_here.macro)
+    context = Context(rendered, spec, run.world, macro_source=providers_here.macro)
     with running(context):
         return use(rendered, context, attempt.render(rendered, context))

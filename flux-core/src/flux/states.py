@@ -33,7 +33,7 @@ class State(StrEnum):
     STARTED = "started"
     #: A sensor between two pokes: the attempt is open, no process belongs to it.
     DEFERRED = "deferred"
-    #: An attempt failed; the next begins at `wake_at`.
+    #: An attempt failed, or could not begin; the next begins at `wake_at`.
     RETRYING = "retrying"
     SUCCESS = "success"
     FAILED = "failed"
@@ -93,6 +93,8 @@ class Event(StrEnum):
     WAKE = "wake"
     #: The claim was issued but no process ever began; costs no attempt.
     REQUEUE = "requeue"
+    #: Its executor said that nothing will begin; tried again later, costs no attempt.
+    PUT_OFF = "put_off"
     #: Back to the start by hand; `ready` follows when its upstream allows it.
     CLEAR = "clear"
     MARK_SUCCESS = "mark_success"
@@ -129,6 +131,7 @@ TRANSITIONS: Mapping[Event, Transition] = {
     Event.RETRY: Transition(HELD, State.RETRYING),
     Event.WAKE: Transition(frozenset({State.RETRYING}), State.READY),
     Event.REQUEUE: Transition(HELD, State.READY),
+    Event.PUT_OFF: Transition(HELD, State.RETRYING),
     Event.CLEAR: Transition(HELD | (TERMINAL - {State.REMOVED}), State.WAITING),
     Event.MARK_SUCCESS: Transition(_MARKABLE, State.SUCCESS),
     Event.MARK_FAILED: Transition(_MARKABLE, State.FAILED),
@@ -137,7 +140,9 @@ TRANSITIONS: Mapping[Event, Transition] = {
 }
 
 #: Events that end an attempt: they name its claim, and close its attempt row.
-CLAIMED_EVENTS = frozenset({Event.BEGIN, Event.SUCCEED, Event.FAIL, Event.SKIP, Event.RETRY, Event.REQUEUE})
+CLAIMED_EVENTS = frozenset(
+    {Event.BEGIN, Event.SUCCEED, Event.FAIL, Event.SKIP, Event.RETRY, Event.REQUEUE, Event.PUT_OFF}
+)
 
 
 class Outcome(StrEnum):

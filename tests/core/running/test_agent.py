@@ -244,6 +244,22 @@ def test_attempt_is_run_and_its_log_and_end_are_told(desk_of: Callable[..., Desk
     assert len(desk.heard("source")) > 1, "it was to come in pieces"
 
 
+def test_agent_sweeps_what_one_that_was_killed_has_left_and_nothing_of_one_that_lives(
+    desk_of: Callable[..., Desk], tmp_path: Path
+) -> None:
+    desk = desk_of(WAITS)
+    killed = desk.start_agent(TMPDIR=str(tmp_path))
+    attempt = waiting_pid(desk)
+    (folder,) = tmp_path.glob("flux-agent-*")
+    desk.instead["start"] = {"error": {"code": "refused", "message": "It is another's."}}
+    assert desk.wait_exit(desk.start_agent(TMPDIR=str(tmp_path))) == Status.REFUSED
+    assert folder.exists()
+    killed.kill()
+    desk.until(lambda: not process.is_alive(attempt))
+    assert desk.wait_exit(desk.start_agent(TMPDIR=str(tmp_path))) == Status.REFUSED
+    assert not folder.exists()
+
+
 def test_large_results_and_rendered_fields_are_sent_as_files(desk_of: Callable[..., Desk]) -> None:
     desk = desk_of("return 'x' * 300_000")
     assert desk.wait_exit(desk.start_agent()) == Status.RECORDED

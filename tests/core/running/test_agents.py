@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import functools
 import json
 import os
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -39,11 +39,22 @@ class NotingExecutor(BaseExecutor):
         self.cancelled: list[int] = []
         self.is_stopped = False
         self.problem: BaseException | None = None
+        #: Task ids that it refuses; None: all, when there is a problem.
+        self.refuses: set[str] | None = None
+        self.ended: dict[int, str] = {}
+        #: `start` does not return before.
+        self.go = threading.Event()
+        self.go.set()
 
     def start(self, assignment: Assignment) -> None:
         self.started.append(assignment)
-        if self.problem is not None:
+        self.go.wait(10)
+        if self.problem is not None and (self.refuses is None or assignment.task_id in self.refuses):
             raise self.problem
+
+    def gone(self) -> dict[int, str]:
+        told, self.ended = self.ended, {}
+        return told
 
     def cancel(self, claim: int) -> None:
         self.cancelled.append(claim)
@@ -99,11 +110,11 @@ class PlayedAgent:
 class Place:
     """A home whose executor is `NotingExecutor`, and what was given to it."""
 
-    def __init__(self, home: Path, **options: str) -> None:
+    def __init__(self, home: Path, *, parallelism: int = 4, **options: str) -> None:
         self.parts = Parts(home, **options)
         self.executor = NotingExecutor()
         self.left = 0
-        self.writer = self.parts.writer(on_outcomes=self._advanced, claims=False)
+        self.writer = self.parts.writer(parallelism, self._advanced, claims=False)
         self.agents = self.make(self.executor)
         self.server = Server(self.parts.config, self.parts.loop, self.parts.clock, self.writer, {}, {})
         self.server.agents = self.agents
@@ -113,7 +124,9 @@ class Place:
 
     def make(self, executor: BaseExecutor) -> Agents:
         parts = self.parts
-        agents = Agents(parts.config, parts.loop, parts.clock, self.writer, executor, on_left=self._all_left)
+        agents = Agents(
+            parts.config, parts.loop, parts.clock, self.writer, executor, another=NotingExecutor, on_left=self._all_left
+        )
         parts.at_close(lambda: agents.stop(5))
         return agents
 
@@ -124,19 +137,26 @@ class Place:
         for item in outcomes.claimed:
             self.agents.begin(item, self.version_of(item))
         self.agents.committed(ends)
+        for row, at in outcomes.retrying:
+            seconds = (at - self.parts.clock.now()).total_seconds()
+            self.parts.loop.call_later(seconds, functools.partial(self.writer.wake, row))
 
     def version_of(self, item: Claimed) -> str:
         return self.parts.read(lambda connection: shelve(connection, self.parts.config, item.version_id)).hash
 
     def queue(self, ready: bool = True, **task: Any) -> Claimed:
         """Have one task queued at the executor and return its attempt."""
-        version = self.parts.define(tasks=[task])
+        return self.queue_all(task, ready=ready)[0]
+
+    def queue_all(self, *tasks: dict[str, Any], ready: bool = True) -> list[Claimed]:
+        """Have tasks queued, as many as there are slots, and return their attempts."""
+        version = self.parts.define(tasks=list(tasks))
         self.parts.trigger(version)
         self.writer.begin_claiming(Holder(self.parts.job, "launcher-1", "here", queues=True), [])
         self.parts.until(lambda: self.executor.started, what="the executor's start")
         if ready:
             self.agents.ready()
-        return self.parts.claimed[0]
+        return self.parts.claimed
 
     def started(self, **task: Any) -> tuple[Claimed, PlayedAgent, Any]:
         """Have one task started by an agent."""
@@ -275,23 +295,124 @@ def test_agent_that_has_not_started_may_not_speak(place: Place) -> None:
 def test_executor_that_raises_gets_it_again_under_another_claim(place: Place) -> None:
     place.executor.problem = SystemExit("no cluster here")
     first = place.queue()
-    assert place.end().reason == "never launched: the executor refused it: SystemExit: no cluster here"
+    end = place.end()
+    assert end.reason == "never launched: the executor refused it: SystemExit: no cluster here"
+    assert end.not_before == NOW + timedelta(seconds=1)
+    assert place.state == "retrying"
     place.parts.until(lambda: len(place.executor.started) == 2, what="another start")
     assert place.executor.started[1].claim != first.claim
     assert place.executor.started[1].attempt == 2
+    assert place.executor.cancelled[0] == first.claim
 
 
 @pytest.mark.slow
-def test_what_is_refused_again_and_again_comes_less_and_less_often(
-    place: Place, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_refusals_after_a_beginning_are_counted_and_said_anew(place: Place, capfd: pytest.CaptureFixture[str]) -> None:
+    place.executor.problem = ConnectionError("no cluster here")
+    place.queue(retries=1, retry_delay=0.0)
+    place.end()
+    place.executor.problem = None
+    place.parts.until(lambda: len(place.executor.started) == 2, what="another start")
+    agent = PlayedAgent(place.parts, place.executor.started[1].claim)
+    agent.start()
+    place.executor.problem = ConnectionError("no cluster here")
+    agent.answer(agent.send_end(told(outcome="failed", reason="the first time")))
+    place.parts.until(lambda: len(place.parts.ended) == 3, what="the refusal of the third")
+    assert place.parts.ended[2].not_before == NOW + timedelta(seconds=1)
+    assert capfd.readouterr().err.count("It is tried again") == 2
+
+
+def test_what_is_refused_leaves_its_slots_to_others(tmp_path: Path) -> None:
+    place = Place(tmp_path, parallelism=1)
+    place.executor.problem, place.executor.refuses = ConnectionError("not that one"), {"t0"}
+    place.queue_all({"priority_weight": 9}, {})
+    place.parts.until(lambda: len(place.executor.started) == 2, what="the other's start")
+    assert [assignment.task_id for assignment in place.executor.started] == ["t0", "t1"]
+    assert place.parts.states() == {"t0": "retrying", "t1": "queued"}
+    place.parts.close()
+
+
+def test_what_is_refused_for_too_long_fails_in_the_words_of_its_executor(tmp_path: Path) -> None:
+    place = Place(tmp_path, queued_timeout_seconds="0.15")
     place.executor.problem = ConnectionError("no cluster\nhere")
     place.queue()
-    began = time.monotonic()
-    place.parts.until(lambda: len(place.executor.started) == 3, what="a third start")
-    assert time.monotonic() - began >= 1 + 2
+    place.parts.until(lambda: place.state == "failed", what="the failure")
+    (*others, last) = place.parts.attempts()
+    assert [row.outcome for row in others] == ["never_launched"] * len(others)
+    assert last.reason.startswith(f"never began: tried {len(others) + 1} times in ")
+    assert last.reason.endswith("; the last time the executor refused it: ConnectionError: no cluster here")
+    place.parts.close()
+
+
+def test_task_that_is_refused_for_too_long_is_retried_as_its_author_says(tmp_path: Path) -> None:
+    place = Place(tmp_path, queued_timeout_seconds="0.1")
+    place.executor.problem = ConnectionError("no cluster here")
+    place.queue(retries=1, retry_delay=1000.0)
+    place.parts.until(lambda: place.state == "retrying" and place.parts.attempts()[-1].outcome == "failed")
+    place.parts.close()
+
+
+def test_refusal_is_said_once_and_not_for_each_task(place: Place, capfd: pytest.CaptureFixture[str]) -> None:
+    place.executor.problem = ConnectionError("no cluster here")
+    place.queue_all({}, {}, {})
+    place.parts.until(lambda: len(place.parts.ended) == 3, what="the refusals")
     (line,) = capfd.readouterr().err.splitlines()
     assert "was never launched: the executor refused it: ConnectionError: no cluster here. It is tried again" in line
+
+
+@pytest.mark.slow
+def test_executor_that_refuses_everything_makes_no_storm(tmp_path: Path) -> None:
+    place = Place(tmp_path, parallelism=2)
+    place.executor.problem = ConnectionError("no cluster here")
+    place.queue_all(*({} for _ in range(60)))
+    place.parts.until(passing(place.parts, 1.0))
+    assert 16 <= len(place.executor.started) <= 16 + 2 + 11
+    place.parts.close()
+
+
+@pytest.mark.slow
+def test_start_that_does_not_return_is_a_refusal_and_is_told(tmp_path: Path) -> None:
+    place = Place(tmp_path, executor_call_seconds="0.1")
+    place.executor.go.clear()
+    first = place.queue()
+    end = place.end()
+    assert end.reason == "never launched: the executor did not return from start() within 0.1 s"
+    trouble = place.agents.trouble or ""
+    assert "has not returned from start() of sales.t0, run " in trouble
+    assert "mend what it waits for" in trouble
+    place.executor.go.set()
+    place.parts.until(lambda: place.executor.cancelled == [first.claim], what="its cancellation")
+    place.parts.until(lambda: place.agents.trouble is None, what="the end of the trouble")
+    place.parts.close()
+
+
+@pytest.mark.slow
+def test_queued_attempt_that_is_gone_comes_again(place: Place) -> None:
+    first = place.queue()
+    place.executor.ended = {first.claim: "exit status 1:\n No module named 'flux'", 12345: "of another time"}
+    end = place.end()
+    reason = "never launched: what the executor began is gone: exit status 1: No module named 'flux'"
+    assert (end.claim, end.outcome, end.reason) == (first.claim, Outcome.NEVER_LAUNCHED, reason)
+    place.parts.until(lambda: len(place.executor.started) == 2, what="another start")
+
+
+@pytest.mark.slow
+def test_what_is_told_as_gone_after_an_agent_has_begun_it_is_left_to_the_agent(place: Place) -> None:
+    claimed, agent, _ = place.started(execution_timeout=1.3)
+    place.executor.ended = {claimed.claim: "exit status 77"}
+    place.parts.until(lambda: not place.executor.ended, what="the question")
+    place.parts.until(lambda: agent.said, what="the order of its time limit, which still holds")
+    agent.answer(agent.send_end(told()))
+    assert place.parts.attempts()[0].outcome == "success"
+
+
+@pytest.mark.slow
+def test_nothing_is_asked_when_nothing_is_queued(place: Place) -> None:
+    claimed, agent, _ = place.started()
+    place.parts.until(passing(place.parts, 1.1))
+    place.executor.ended = {claimed.claim: "nobody asks"}
+    place.parts.until(passing(place.parts, 1.1))
+    assert place.executor.ended
+    assert agent.ask("beat") == {"kill": None}
 
 
 def test_what_nothing_begins_is_cancelled_and_given_again(hasty: Place) -> None:

@@ -163,7 +163,7 @@ def test_what_ignores_sigterm_is_killed_after_the_grace(desk: Any, version: str,
     began = time.monotonic()
     desk.launcher.kill(spec.claim, 0.3, "timeout")
     assert desk.exit(spec)["signal"] == signal.SIGKILL
-    assert 0.25 < time.monotonic() - began < 2
+    assert 0.25 < time.monotonic() - began < 3.5, "the grace is not the usual one of 4 s"
 
 
 def test_a_kill_reaches_the_whole_tree(desk: Any, version: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flux.errors import FluxError
-from flux.running.folder import sync_here
+from flux.running.folder_sync import sync_here
 from flux.store import dags
 from tests.watched_folder import Watched
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from flux import process
-from flux.running import standby
+from flux.loop import Loop
+from flux.running import attempt_processes, standby
 from tests.waiting import until
 
 pytestmark = pytest.mark.slow
@@ -203,3 +204,21 @@ def test_a_dry_walk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     standby.dry_walk()
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_hosts_dry_walk_leaves_nothing(capfd: Any) -> None:
+    loop = Loop()
+    before = set(os.listdir("/proc/self/fd"))
+    attempt_processes.dry_walk(loop, standby.nothing()[1])
+    assert set(os.listdir("/proc/self/fd")) == before
+    assert loop._seconds_to_sleep() is None, "no timer is left"
+    assert capfd.readouterr() == ("", "")
+    loop.close()
+
+
+def test_a_hosts_dry_walk_is_the_way_of_an_attempt_from_its_start_to_its_exit() -> None:
+    told: list[str] = []
+    loop = Loop()
+    attempt_processes.dry_walk(loop, standby.nothing()[1], lambda message: told.append(message["op"]))
+    loop.close()
+    assert told == ["started", "exit"]

@@ -111,6 +111,30 @@ def test_an_attempt_that_was_never_launched_costs_nothing(engine: Engine) -> Non
     assert [one.attempt for one in engine.attempts(run, "a")] == list(range(1, 8))
 
 
+def test_what_is_put_off_costs_nothing_and_leaves_its_slots_to_others_until_its_time(engine: Engine) -> None:
+    engine.store.write(lambda c: pools.set(c, "etl", 1))
+    run = engine.run(engine.dag({"a": {"pool": "etl", "priority_weight": 9}, "b": {"pool": "etl"}}))
+    assert engine.claim() == ["a"]
+    later = NOW + timedelta(seconds=2)
+    outcomes = engine.end("a", Outcome.NEVER_LAUNCHED, not_before=later)
+    row = engine.rows(run)["a"]
+    assert (row.state, row.wake_at, row.reason) == (State.RETRYING, later, "never_launched by the test")
+    assert outcomes.retrying == [(row.id, later)]
+    assert [item.task.task_id for item in outcomes.claimed] == ["b"]
+    engine.end("b")
+    assert [(item.attempt, item.max_attempts) for item in engine.wake().claimed] == [(2, 2)]
+    engine.assert_sound()
+
+
+def test_being_put_off_between_does_not_begin_the_count_of_losses_anew(engine: Engine) -> None:
+    run = engine.run(engine.dag({"a": {"retries": 100, "retry_delay": 0.0}}))
+    engine.claim()
+    for outcome in (Outcome.LOST, Outcome.NEVER_LAUNCHED, Outcome.LOST, Outcome.NEVER_LAUNCHED, Outcome.LOST):
+        engine.end("a", outcome, not_before=NOW)
+        engine.wake()
+    assert engine.states(run) == {"a": State.FAILED}
+
+
 # --- the state of a run ----------------------------------------------------------------------------------------------
 
 

@@ -169,7 +169,11 @@ class Machine(RuleBasedStateMachine):
             claimed = self.engine.open.pop(key)
             outcome = data.draw(st.sampled_from(ENDINGS))
             chosen = data.draw(st.sampled_from((None, [], ["t1"], ["t1", "t3", "no_such_task"])))
-            flags = {"must_retry": outcome is Outcome.INTERRUPTED, "may_retry": data.draw(st.booleans())}
+            flags = {
+                "must_retry": outcome is Outcome.INTERRUPTED,
+                "may_retry": data.draw(st.booleans()),
+                "not_before": data.draw(st.sampled_from((None, self.engine.now))),
+            }
             ends.append(self.engine.end_of(claimed, outcome, chosen=chosen, **flags))
         self.engine.advance(lambda advance: advance.finish(ends), room=room)
         self.told += ends

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -60,6 +61,14 @@ def test_what_is_queued_again_names_why_it_was_not_launched(engine: Engine) -> N
     engine.end("a", Outcome.NEVER_LAUNCHED, room=1)
     (reason,) = why(engine, run, "a")
     assert reason.message.endswith("no agent has begun. Attempt 1: never_launched by the test.")
+
+
+def test_what_was_put_off_says_when_it_comes_again_and_why(engine: Engine) -> None:
+    run = engine.run(engine.dag({"a": {}}))
+    engine.claim()
+    engine.end("a", Outcome.NEVER_LAUNCHED, not_before=NOW + timedelta(seconds=4))
+    (reason,) = why(engine, run, "a")
+    assert reason.message == ("Attempt 2 begins at 2026-01-05T02:00:04+00:00. Attempt 1: never_launched by the test.")
 
 
 def test_a_waiting_task_names_the_upstreams_it_waits_for_and_its_rule(engine: Engine) -> None:

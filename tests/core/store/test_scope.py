@@ -11,13 +11,14 @@ from sqlalchemy import bindparam
 from flux.states import Outcome
 from flux.store import dags, pools
 from flux.store.keyed import Keyed
+from flux.store.prepared import Prepared
 from flux.store.runs import DagRun
 from flux.store.schema import task_instance
 from flux.store.scope import ROWS, Scope
 from tests.store_engine import Engine
 
 _BY_NAME = Keyed(ROWS, task_instance.c.task_id)
-_OF_RUN = ROWS.where(task_instance.c.dag_run_id == bindparam("run"))
+_OF_RUN = Prepared(ROWS.where(task_instance.c.dag_run_id == bindparam("run")))
 
 
 def in_scope(engine: Engine, run: DagRun, look: Callable[[Scope, dict[str, Any]], object], **options: Any) -> None:

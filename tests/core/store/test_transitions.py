@@ -21,7 +21,7 @@ CLAIM = 4711
 NOT_YET = {Event.CLEAR}
 RULES = {Event.RULE_SKIP, Event.RULE_FAIL}
 OPENINGS = {Event.CLAIM, Event.DEFER, Event.ENQUEUE}
-ENDINGS = {Event.SUCCEED, Event.SKIP, Event.FAIL, Event.RETRY, Event.REQUEUE}
+ENDINGS = {Event.SUCCEED, Event.SKIP, Event.FAIL, Event.RETRY, Event.REQUEUE, Event.PUT_OFF}
 MARKS = {Event.MARK_SUCCESS, Event.MARK_FAILED, Event.MARK_SKIPPED, Event.REMOVE}
 
 
@@ -31,14 +31,18 @@ def opening(
     move = {"b_id": row_id, "b_attempt": number, "b_claim": claim, "b_job_id": 1, "b_deadline_at": None}
     if event is not Event.ENQUEUE:
         move["b_now"] = NOW
-    return move, {"task_instance_id": row_id, "attempt": number, "claim": claim, "job_id": 1, "started_at": NOW}
+    opened = {
+        "task_instance_id": row_id, "attempt": number, "claim": claim, "job_id": 1, "launcher": "a" * 32,
+        "host": "here", "started_at": NOW, "log": f"{number}.log",
+    }  # fmt: skip
+    return move, opened
 
 
 def ending(event: Event, claim: int = CLAIM) -> dict[str, Any]:
     values: dict[str, Any] = {"b_claim": claim, "b_ended_at": NOW}
     if event is not Event.REQUEUE:
         values |= {"b_reason": "why", "b_losses": 0}
-    if event is Event.RETRY:
+    if event in (Event.RETRY, Event.PUT_OFF):
         values["b_wake_at"] = NOW
     if event is Event.SUCCEED:
         values["b_closes"] = None
@@ -64,6 +68,18 @@ def apply(connection: sa.Connection, event: Event, row_id: int) -> None:
 
 def begin(connection: sa.Connection, agent: str = "agent-1") -> bool:
     return transitions.begin_attempt(connection, CLAIM, agent=agent, host="node-1", pid=77, now=NOW)
+
+
+def assert_stale(engine: Engine, move: Callable[[sa.Connection], object]) -> None:
+    """A move finds its row stale; rolled back by another error, for StaleState is what the store waits and repeats."""
+
+    def stale(connection: sa.Connection) -> None:
+        with pytest.raises(StaleState):
+            move(connection)
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        engine.store.write(stale)
 
 
 @pytest.fixture
@@ -104,8 +120,7 @@ def test_an_event_moves_a_task_instance_from_its_states_and_from_no_other(
             assert row.state == TRANSITIONS[event].target, f"{event} from {state}"
             assert (row.claim is not None) == State(row.state).is_held == (row.holds == 1), f"{event} from {state}"
         else:
-            with pytest.raises(StaleState):
-                engine.store.write(move)
+            assert_stale(engine, move)
             assert engine.rows(run)["load"] == before, f"{event} from {state}"
 
 
@@ -195,10 +210,13 @@ def test_closing_an_attempt_keeps_the_start_and_the_pid_that_are_known(
     assert (one.started_at, one.pid, one.signal, one.max_rss_bytes) == (NOW, 12, 9, 5)
 
 
-def test_a_requeued_attempt_costs_none(engine: Engine, run: DagRun, put: Callable[[State], int]) -> None:
+@pytest.mark.parametrize("event", [Event.REQUEUE, Event.PUT_OFF])
+def test_an_attempt_that_never_began_costs_none(
+    engine: Engine, run: DagRun, put: Callable[[State], int], event: Event
+) -> None:
     put(State.STARTED)
     before = engine.rows(run)["load"]
-    engine.store.write(lambda c: transitions.end_attempts(c, Event.REQUEUE, [ending(Event.REQUEUE)]))
+    engine.store.write(lambda c: transitions.end_attempts(c, event, [ending(event)]))
     after = engine.rows(run)["load"]
     assert (after.attempt, after.max_attempts) == (before.attempt, before.max_attempts + 1)
 
@@ -206,8 +224,7 @@ def test_a_requeued_attempt_costs_none(engine: Engine, run: DagRun, put: Callabl
 def test_only_ready_task_instances_are_blocked(engine: Engine, run: DagRun, put: Callable[[State], int]) -> None:
     for state in set(State) - {State.READY}:
         row_id = put(state)
-        with pytest.raises(StaleState):
-            engine.store.write(lambda c, row_id=row_id: transitions.block(c, {row_id: "pool:1"}))
+        assert_stale(engine, lambda c, row_id=row_id: transitions.block(c, {row_id: "pool:1"}))
     assert engine.rows(run)["load"].blocked_on == ""
 
 

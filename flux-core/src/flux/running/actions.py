@@ -108,9 +108,9 @@ def sync_folder(flux: Flux) -> None:
         return
     except NotRunning:
         pass  # outside of this block, so that an error of the reading does not come with this one
-    from flux.running import folder
+    from flux.running import folder_sync
 
-    folder.sync_here(flux)
+    folder_sync.sync_here(flux)
 
 
 def wait_run(flux: Flux, run: DagRun) -> DagRun:
@@ -380,11 +380,19 @@ def why(flux: Flux, dag_id: str, name: str, task_id: str, *, map_index: int | No
         return Answer(state, found)
 
     answer = flux.store.read(read)
-    if answer.state in _WAITING and not is_running(flux):
-        home = str(flux.config.home)
-        stopped = Reason("no_system", f"No system runs on {home}: nothing starts. Run `flux up`.", home)
-        return replace(answer, reasons=[*answer.reasons, stopped])
+    if answer.state in _WAITING:
+        return replace(answer, reasons=[*answer.reasons, *_of_system(flux)])
     return answer
+
+
+def _of_system(flux: Flux) -> list[Reason]:
+    """What is wrong with the system, as it says itself; that there is none."""
+    home = str(flux.config.home)
+    try:
+        trouble = ask_system(flux, {"verb": "status"}).get("trouble")
+    except NotRunning:
+        return [Reason("no_system", f"No system runs on {home}: nothing starts. Run `flux up`.", home)]
+    return [] if trouble is None else [Reason("trouble", trouble, home)]
 
 
 # --- pools and variables ---------------------------------------------------------------------------------------------

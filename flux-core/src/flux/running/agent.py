@@ -18,11 +18,9 @@ import base64
 import functools
 import json
 import os
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Callable
 from enum import IntEnum
 from pathlib import Path
@@ -34,6 +32,7 @@ from flux.errors import FluxError
 from flux.loop import Loop
 from flux.running import attempt_processes, runner
 from flux.running.agent_files import FileSender
+from flux.running.agent_folder import AgentFolder, sweep
 from flux.running.agent_line import AgentLine, now
 from flux.wire import Message
 
@@ -80,7 +79,8 @@ class Agent:
         self._version = ""
         #: What is known of the providers.
         self._rules: Message = {}
-        self._folder = ""
+        #: Private; None before it has begun.
+        self._private: AgentFolder | None = None
         self._attempts = attempt_processes.AttemptProcesses(self._loop, self._report, own_children=set)
         self._log: FileSender | None = None
         self._has_sent_rendered = False
@@ -109,8 +109,9 @@ class Agent:
             self._loop.run()
         finally:
             self._line.close()
-            if self._folder:
-                shutil.rmtree(self._folder, ignore_errors=True)
+            if self._private is not None:
+                self._private.remove()
+            sweep()
         return self._status
 
     # --- beginning -------------------------------------------------------------------------------------------------
@@ -119,7 +120,7 @@ class Agent:
         """Take the assignment, and fetch what is missing of its version."""
         self._silence, self._patience = answer["silence_seconds"], answer["patience_seconds"]
         self._version = answer["version"]
-        self._folder = tempfile.mkdtemp(prefix="flux-agent-")
+        self._private = AgentFolder()
         self._spec = self._here(answer["spec"])
         run_folder = self._run_folder
         for name in ("versions", "sources", "results"):
@@ -144,6 +145,11 @@ class Agent:
                 self._report(attempt_processes.exit_message(self._claim, error=f"{where}: {reason}"))
 
         return take
+
+    @property
+    def _folder(self) -> str:
+        assert self._private is not None
+        return str(self._private.path)
 
     @property
     def _run_folder(self) -> Path:

@@ -7,6 +7,7 @@ what it runs, so one that was lost and wakes up does no more than that.
 
     queued ──start──> started ──end──> as the attempt says
       │                  └── silence, or its death on this machine ──> lost, retried by the normal rule
+      ├── refused by `start`, or told as `gone` ──> never launched, put off (`flux.running.refusals`)
       └── `queued_timeout_seconds` ──> never launched, given to the executor again under a new claim
 """
 
@@ -32,9 +33,10 @@ from flux.dag_file import Manifest
 from flux.errors import FluxError, Refused
 from flux.executor import Assignment, BaseExecutor
 from flux.loop import Loop, Repeated, Timer
-from flux.running import agent_pieces, faults
-from flux.running.executor_thread import ExecutorThread
+from flux.running import agent_folder, agent_pieces, faults
+from flux.running.executor_threads import ExecutorThreads
 from flux.running.open_attempts import end_exit, end_told, make_assignment, make_spec, parse_result, read_text
+from flux.running.refusals import Refusals
 from flux.states import Outcome
 from flux.store import transitions
 from flux.store.advance import Claimed, End
@@ -50,9 +52,8 @@ ARGV = (sys.executable, "-P", "-m", "flux.running.agent")
 #: Between two looks for agents that have fallen silent; a look that is later than that by more was held up itself.
 _LOOK_SECONDS = 1.0
 _HELD_UP_SECONDS = 2.0
-#: Before an attempt that its executor refused is given back; twice as long each time that its task is refused.
-_REFUSED_SECONDS = 1.0
-_LONGEST_REFUSED_SECONDS = 30.0
+#: Between two questions to the executor what is gone.
+_GONE_SECONDS = 1.0
 #: After the grace of a kill, until the executor is told to end what does not.
 _CANCEL_SECONDS = 5.0
 #: What is left on this machine of an attempt that was lost gets so long to end.
@@ -80,6 +81,8 @@ class _Open:
     #: Answers that wait: for the commit of its start, or of its end.
     waiting: list[Answer] = field(default_factory=list)
     is_starting: bool = False
+    #: Its executor said that nothing will begin.
+    is_refused: bool = False
     #: The time limit: for being queued, then for the task.
     timer: Timer | None = None
     #: When it must have ended that was killed.
@@ -107,6 +110,7 @@ class Agents:
 
     Args:
         rules: what attempts must know of the providers, see `flux.providers.rules`; may be set anew.
+        another: makes a further executor of the same configuration, in whatever thread.
         on_left: called when the last agent has gone after `kill_all`.
     """
 
@@ -118,6 +122,7 @@ class Agents:
         writer: Writer,
         executor: BaseExecutor,
         *,
+        another: Callable[[], BaseExecutor],
         rules: Mapping[str, Any] | None = None,
         on_left: Callable[[], object] = lambda: None,
     ) -> None:
@@ -126,12 +131,12 @@ class Agents:
         self._clock = clock
         self._writer = writer
         self._queues = not executor.uses_launcher
-        self._executor = ExecutorThread(loop, executor)
+        self._executor = ExecutorThreads(loop, executor, another, limit_seconds=config.executor_call_seconds)
         self.rules = dict(rules or {})
         self._on_left = on_left
         self._open: dict[int, _Open] = {}
-        #: How many times in a row each task instance was refused by the executor.
-        self._refusals: dict[int, int] = {}
+        self._refusals = Refusals(clock, config.queued_timeout_seconds)
+        self._asks_gone: Timer | None = None
         #: Ended, not committed yet.
         self._ending: set[int] = set()
         #: Recorded as interrupted; their agents are still there.
@@ -157,6 +162,18 @@ class Agents:
         """Some agents were told to end and have not."""
         return bool(self._leaving)
 
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong with the executor, for people; None when all is well."""
+        hanging = self._executor.hanging
+        if not hanging:
+            return None
+        call, seconds = hanging[0].call, hanging[0].seconds
+        text = f"The executor {self._config.executor!r} has not returned from {call} for {seconds:.0f} s"
+        more = f", nor from {len(hanging) - 1} other calls" if len(hanging) > 1 else ""
+        stuck = " Nothing is given to it until one of them returns." if self._executor.is_stuck else ""
+        return f"{text}{more}.{stuck} If it does not come back, mend what it waits for, and start Flux again."
+
     # --- beginning -------------------------------------------------------------------------------------------------
 
     def ready(self) -> None:
@@ -175,6 +192,7 @@ class Agents:
         item.timer = self._loop.call_later(
             self._config.queued_timeout_seconds, functools.partial(self._never_began, item)
         )
+        self._ask_gone_later()
 
     def adopt(self, claimed: Claimed, version: str, agent: str, host: str | None, pid: int | None) -> None:
         """Take over an attempt that an agent has started; its silence counts from now."""
@@ -191,27 +209,41 @@ class Agents:
         env = {"FLUX_CLAIM": process.claim_text(item.claimed.claim), "FLUX_ENDPOINT": item.spec.endpoint}
         return make_assignment(item.claimed, argv=ARGV, env=env)
 
-    def _refused(self, item: _Open, error: BaseException) -> None:
-        """The executor did not take it: give it back, not at once, for it is claimed anew and may be refused anew."""
-        words = " ".join(f"{type(error).__name__}: {error}".split())
-        reason = f"never launched: the executor refused it: {words}"
-        claimed = item.claimed
-        times = self._refusals.get(claimed.task_instance_id, 0)
-        self._refusals[claimed.task_instance_id] = times + 1
-        if not times:
-            name = f"{claimed.run.dag_id}.{claimed.task.task_id}, run {claimed.run.run_id}"
-            print(f"supervisor: {name} was {reason}. It is tried again.", file=sys.stderr, flush=True)
-        seconds = min(_REFUSED_SECONDS * 2**times, _LONGEST_REFUSED_SECONDS)
-        self._loop.call_later(seconds, lambda: self._give_back(item, reason))
+    def _ask_gone_later(self) -> None:
+        if self._asks_gone is None and self._executor.tells_gone:
+            self._asks_gone = self._loop.call_later(_GONE_SECONDS, self._ask_gone)
+
+    def _ask_gone(self) -> None:
+        """Ask the executor what is gone, for as long as anything is queued."""
+        self._asks_gone = None
+        self._executor.ask_gone(self._are_gone)
+        if any(item.agent is None for item in self._open.values()):
+            self._ask_gone_later()
+
+    def _are_gone(self, why: Mapping[int, str]) -> None:
+        for claim, words in why.items():
+            item = self._open.get(claim)
+            if item is not None:
+                self._refused(item, f"what the executor began is gone: {words}")
+
+    def _refused(self, item: _Open, words: str) -> None:
+        """Nothing will begin: end it, unless that is under way; what an agent has begun ends by that, or by silence."""
+        if item.agent is not None or item.is_refused or self._has_ended(item):
+            return
+        item.is_refused = True
+        self._forget_timer(item)
+        end = self._refusals.end(item.claimed, words)
+        self._loop.call_later(self._refusals.pause(), functools.partial(self._give_back, item, end))
 
     def _never_began(self, item: _Open) -> None:
         seconds = self._config.queued_timeout_seconds
-        self._give_back(item, f"never launched: the executor {self._config.executor!r} began nothing for {seconds:g} s")
+        reason = f"never launched: the executor {self._config.executor!r} began nothing for {seconds:g} s"
+        self._give_back(item, End(item.claimed.claim, Outcome.NEVER_LAUNCHED, reason, self._clock.now()))
 
-    def _give_back(self, item: _Open, reason: str) -> None:
+    def _give_back(self, item: _Open, end: End) -> None:
         if item.agent is None and not self._has_ended(item):
             self._executor.cancel(item.claimed.claim)
-            self._end(item, Outcome.NEVER_LAUNCHED, reason)
+            self._push(item, end)
 
     def _has_ended(self, item: _Open) -> bool:
         claim = item.claimed.claim
@@ -309,6 +341,7 @@ class Agents:
 
     def _began(self, item: _Open, at: datetime) -> None:
         item.heard_at = time.monotonic()
+        self._refusals.began(item.claimed)
         self._forget_timer(item)
         limit, claim = item.claimed.task.execution_timeout, item.claimed.claim
         if limit is not None:
@@ -418,6 +451,7 @@ class Agents:
         def clean() -> None:
             # It may have run on this machine; elsewhere there is nothing to find.
             process.end_now([process.Owner(claim)], grace=_LOST_GRACE, deadline=_LOST_DEADLINE)
+            agent_folder.sweep()
             self._loop.call_soon_threadsafe(lambda: self._end(item, item.kill or Outcome.LOST, self._of_loss(item)))
 
         threading.Thread(target=clean, name="leftovers", daemon=True).start()
@@ -518,7 +552,7 @@ class Agents:
             self._ending.discard(end.claim)
             if item is not None:
                 if end.outcome is not Outcome.NEVER_LAUNCHED:
-                    self._refusals.pop(item.claimed.task_instance_id, None)
+                    self._refusals.forget(item.claimed)
                 for answer in item.waiting:
                     answer({})
                 if end.claim not in self._leaving:
@@ -530,6 +564,8 @@ class Agents:
             self._unwatch(item)
         for claim in self._leaving:
             self._executor.cancel(claim)
+        if self._asks_gone is not None:
+            self._asks_gone.cancel()
         self._executor.stop(seconds)
 
 

@@ -9,6 +9,7 @@ that I did not start" is enough to see that there are some; only then /proc is s
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -16,9 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn
 
-from flux import linux, process
+from flux import linux, process, wire
 from flux.loop import Loop, Timer
-from flux.running import faults
 from flux.times import iso, utc_now
 from flux.wire import Message
 
@@ -32,6 +32,8 @@ LEFTOVER_GRACE = 2.0
 _AGAIN = 0.1
 #: Begins the reason of a kill that the launcher decided because the attempt itself has failed.
 FAILED = "failed: "
+#: Linux gives no process a larger number than the one before.
+_NOBODY = 2**22 + 1
 #: How often logs are measured; of one that is too long, this much of its beginning is kept.
 _MEASURE_SECONDS = 1.0
 _HEAD_BYTES = 20 * 1024 * 1024
@@ -64,7 +66,7 @@ class AttemptProcesses:
         own_children: gives the pids of children that belong to no attempt.
     """
 
-    def __init__(self, loop: Loop, report: Callable[[Message], None], own_children: Callable[[], set[int]]) -> None:
+    def __init__(self, loop: Loop, report: Callable[[Message], object], own_children: Callable[[], set[int]]) -> None:
         self._loop = loop
         self._report = report
         self._own_children = own_children
@@ -189,7 +191,6 @@ class AttemptProcesses:
         assert ended is not None
         bound_log(attempt.spec.log, attempt.spec.log_max_bytes)
         _write_footer(attempt, ended)
-        faults.point("before_exit_message")
         self._report(
             exit_message(
                 attempt.spec.claim,
@@ -211,6 +212,21 @@ class AttemptProcesses:
                 limit = attempt.spec.log_max_bytes
                 reason = f"{FAILED}its log is over {limit} bytes, and this file system cannot free the middle of a file"
                 self.kill(attempt.spec.claim, attempt.spec.kill_grace, reason)
+
+
+def dry_walk(loop: Loop, order: bytes, report: Callable[[Message], object] = wire.encode) -> None:
+    """Go once through what a host does for an attempt, for `order`, of which nothing is started and nobody is told.
+
+    What a fork has left shared is copied as the host next writes to it: here, where it would only wait, and not between
+    the end of an attempt and the start of the next. That takes 0.3 ms off their distance.
+    """
+    from flux.attempt import AttemptSpec
+
+    spec = AttemptSpec(**json.loads(order)["spec"])
+    processes = AttemptProcesses(loop, report, lambda: set(process.children()))
+    processes.start(spec, lambda log: _NOBODY)
+    processes.reaped(process.Exit(_NOBODY, exit_status=0, signal=None, max_rss_bytes=0))
+    processes.settle()
 
 
 def now() -> str:

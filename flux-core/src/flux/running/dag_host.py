@@ -29,8 +29,8 @@ from flux.attempt import AttemptSpec
 from flux.dag_providers import DagProviders
 from flux.errors import DagFileError
 from flux.loop import Loop, Timer
-from flux.running import attempt_processes, pokes, runner
-from flux.running.standby import Standby, await_order, dry_walk, has_order
+from flux.running import attempt_processes, faults, pokes, runner
+from flux.running.standby import Standby, await_order, dry_walk, has_order, nothing
 from flux.wire import Message, Wire
 
 #: The launcher asks an import that takes too long where it is; the answer goes to stderr.
@@ -203,7 +203,7 @@ class DagHost:
         self._standbys: set[int] = set()
         self._standby_timer: Timer | None = None
         self._started_at = float("-inf")
-        self._attempts = attempt_processes.AttemptProcesses(self._loop, self._wire.send, self._own_children)
+        self._attempts = attempt_processes.AttemptProcesses(self._loop, self._report, self._own_children)
         self._ops: dict[str, Callable[[Message], object]] = {
             "run": self._run_attempt,
             "kill": lambda m: self._attempts.kill(m["claim"], m["grace"], m["reason"]),
@@ -224,6 +224,11 @@ class DagHost:
         """The kernel kills this process and its attempts with the launcher; here only where it cannot."""
         self._attempts.kill_all(0, "the launcher ended")
         self._loop.stop()
+
+    def _report(self, message: Message) -> None:
+        if message["op"] == "exit":
+            faults.point("before_exit_message")
+        self._wire.send(message)
 
     def _own_children(self) -> set[int]:
         return self._imports_children | self._standbys | self._batches.keys()
@@ -330,6 +335,7 @@ class DagHost:
                 return
             self._standbys.add(self._standby.pid)
             self._plan_standby(left)
+            attempt_processes.dry_walk(self._loop, nothing()[1])
 
     def _be_standby(self, sock: socket.socket) -> NoReturn:
         self._leave()

@@ -5,14 +5,10 @@ it does not tell of. A scan compares time stamps first and contents then, so a f
 DAG file is read again when anything it was read from has changed: modules below the folder, template files.
 """
 
-# ruff: noqa: PTH116, PTH118, PTH120
-
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import os
 import sys
 import time
 from collections import deque
@@ -21,13 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from flux import linux
 from flux.config import Config
 from flux.dag_file import dag_files
 from flux.dag_folder import PROVIDER_FILE
-from flux.errors import FluxError, StoreError
-from flux.loop import Loop, Timer
-from flux.running.folder_paths import Identity, folders_below, identity_of, way_to
+from flux.errors import StoreError
+from flux.loop import Loop
+from flux.running.folder_files import Stamp, content_hash, shown, stamp
+from flux.running.folder_watch import FolderWatch
 from flux.running.versions import Shelved, shelve
 from flux.store import dags
 from flux.store.dags import DagFile, Reading, Registered
@@ -37,20 +33,14 @@ from flux.wire import write_file
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-    from flux.app import Flux
     from flux.running.launcher_client import LauncherClient
 
 #: Before what the database refused is tried again.
 _AGAIN_SECONDS = 1.0
 #: Files read at the same time.
 _READERS = 2
-#: Changes that come together are looked at together.
-_SETTLE_SECONDS = 0.01
 #: A broken file that took longer to read is not read again because another file has changed: it would hold a reader.
 _SLOW_SECONDS = 2.0
-
-#: (modification time in ns, size, inode) of a file; None: it is not there.
-Stamp = tuple[int, int, int] | None
 
 
 class Database(Protocol):
@@ -120,7 +110,7 @@ class Folder:
         self._launcher = launcher
         self._on_changed = on_changed
         self._on_provider_changed = on_provider_changed
-        self._provider = self._stamp(PROVIDER_FILE)
+        self._provider = stamp(self._root, PROVIDER_FILE)
         self._known: dict[str, _Known] = {}
         self._is_loaded = False
         self._waiting: deque[str] = deque()
@@ -141,31 +131,19 @@ class Folder:
         self._retries_broken = False
         #: Files with names that are not UTF-8, as they are shown.
         self._misnamed: set[str] = set()
-        #: Which folder the root was at the last glance.
-        self._root_identity: Identity | None = None
         self._storing = 0
         self._numbers = 0
         self._syncs: list[Callable[[], object]] = []
-        self._watcher: linux.Inotify | None = None
-        self._watched: set[tuple[str, Identity]] = set()
-        #: The entries that make the root what it is, and the watched folders in which nothing else matters.
-        self._way: set[str] = set()
-        self._beside: set[str] = set()
-        self._settling: Timer | None = None
+        self._watch = FolderWatch(self._root, loop, self._look)
 
     # --- watching --------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Learn what the store has, read what has changed since, and go on watching."""
-        try:
-            self._watcher = linux.Inotify()
-        except OSError as error:
-            print(f"folder: no notice of changes ({error}); scanning only", file=sys.stderr, flush=True)
-        else:
-            self._loop.add_reader(self._watcher.fd, self._noticed)
+        self._watch.start()
         self._retries_broken = True
         self.load()
-        self._loop.every(self._config.scan_seconds, self._scan_again)
+        self._loop.every(self._config.scan_seconds, self._look)
 
     def sync(self, done: Callable[[], object]) -> None:
         """Read what has changed by now, and call `done` when all of it is stored."""
@@ -241,60 +219,19 @@ class Folder:
         self._is_loaded = True
         self._scan()
 
-    def _noticed(self) -> None:
-        assert self._watcher is not None
-        if self._settling is None and any(self._matters(path) for path, _ in self._watcher.read()):
-            self._settling = self._loop.call_later(_SETTLE_SECONDS, self._scan_settled)
-
-    def _matters(self, path: str) -> bool:
-        """Whether a change of this entry may be one of the DAGs folder; "" stands for any entry."""
-        return path in self._way or os.path.dirname(path) not in self._beside
-
-    def _scan_settled(self) -> None:
-        self._settling = None
-        if self._is_loaded:
-            self._scan()
-
-    def _scan_again(self) -> None:
-        if self._is_loaded:
-            self._scan()
-
     def glance(self) -> None:
-        """Scan if the folder is another one than before, as far as inotify has not told: cheap enough to do often."""
-        found = identity_of(self._root)
-        if found is None:
-            return
-        seen, self._root_identity = self._root_identity, found
-        if self._is_loaded and seen is not None and seen != found:
+        """Scan if the folder is another one than before: cheap enough to do often."""
+        if self._watch.glance():
+            self._look()
+
+    def _look(self) -> None:
+        if self._is_loaded:
             self._scan()
-
-    def _watch(self) -> None:
-        """Have the kernel tell of changes in every folder below the root; new ones are added as they appear.
-
-        So that a root that is replaced, or a symbolic link to it that is moved on, is seen as well, the folders in
-        which these are found are watched, and what else changes there is not looked at.
-        """
-        if self._watcher is None:
-            return
-        mask = linux.IN_MOVED_TO | linux.IN_MOVED_FROM | linux.IN_DELETE | linux.IN_CREATE
-        folders = dict.fromkeys(folders_below(self._root), mask | linux.IN_CLOSE_WRITE)
-        self._way = way_to(self._root)
-        self._beside = {os.path.dirname(path) for path in self._way} - {path for path, _ in folders}
-        for path in self._beside:
-            identity = identity_of(path)
-            if identity is not None:
-                folders[path, identity] = mask
-        for folder in folders.keys() - self._watched:
-            try:
-                self._watcher.add(folder[0], folders[folder])
-            except OSError:
-                continue  # gone again, or no watch left: the scan sees it
-        self._watched = set(folders)
 
     # --- finding changes -------------------------------------------------------------------------------------------
 
     def _scan(self) -> None:
-        self._watch()
+        self._watch.renew()
         self._look_at_provider()
         self._missed.update(path for path, _ in self._reading.values())
         if self._rereads_all:
@@ -318,15 +255,15 @@ class Folder:
         self._read_next()
 
     def _look_at_provider(self) -> None:
-        seen, self._provider = self._provider, self._stamp(PROVIDER_FILE)
+        seen, self._provider = self._provider, stamp(self._root, PROVIDER_FILE)
         if seen != self._provider and self._on_provider_changed is not None:
             self._awaits_rules = True
             self._on_provider_changed()
 
     def _named_well(self, paths: Sequence[str]) -> list[str]:
         """Return those that can be written down; the others become import errors under a name that can."""
-        good = [path for path in paths if _shown(path) == path]
-        self._misnamed = {_shown(path) for path in paths} - set(good)
+        good = [path for path in paths if shown(path) == path]
+        self._misnamed = {shown(path) for path in paths} - set(good)
         for path in self._misnamed - self._known.keys():
             self._known[path] = _Known({path: ""}, has_error=True)
             message = f"The name of {path!r} is not valid UTF-8. Rename the file."
@@ -334,27 +271,13 @@ class Folder:
         return good
 
     def _has_changed(self, path: str, known: _Known) -> bool:
-        stamps = {source: self._stamp(source) for source in known.sources}
+        stamps = {source: stamp(self._root, source) for source in known.sources}
         if stamps == known.stamps:
             return False
-        if any(self._hash(source) != sha for source, sha in known.sources.items()):
+        if any(content_hash(self._root, source) != sha for source, sha in known.sources.items()):
             return True
         known.stamps = stamps
         return False
-
-    def _stamp(self, path: str) -> Stamp:
-        try:
-            status = os.stat(os.path.join(self._root, path))
-        except OSError:
-            return None
-        return status.st_mtime_ns, status.st_size, status.st_ino
-
-    def _hash(self, path: str) -> str | None:
-        try:
-            with open(os.path.join(self._root, path), "rb", opener=_without_waiting) as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError:
-            return None
 
     def _gone(self, path: str) -> None:
         del self._known[path]
@@ -369,8 +292,8 @@ class Folder:
                 break
             path = self._waiting.popleft()
             known = self._known.get(path)
-            stamps = {source: self._stamp(source) for source in (known.sources if known else ())}
-            stamps[path] = self._stamp(path)
+            stamps = {source: stamp(self._root, source) for source in (known.sources if known else ())}
+            stamps[path] = stamp(self._root, path)
             self._numbers += 1
             self._reading[self._numbers] = (path, stamps)
             self._began[self._numbers] = time.monotonic()
@@ -385,7 +308,7 @@ class Folder:
             return  # asked again since
         sources: dict[str, str] = dict(message["sources"] or {})
         if path not in sources:  # its process ended before it could tell; what was changed since is read again
-            sources[path] = (self._hash(path) if self._stamp(path) == stamps[path] else None) or ""
+            sources[path] = (content_hash(self._root, path) if stamp(self._root, path) == stamps[path] else None) or ""
         self._known[path] = _Known(
             sources,
             # What was not looked at before the reading is looked at once more by the next scan.
@@ -489,91 +412,3 @@ def _check_contents(connection: sa.Connection, path: str, reading: Reading) -> N
         if missing and missing - dags.contents(connection, missing).keys():
             lost = next(source for source, sha in reading.sources.items() if sha in missing)
             raise StoreError(f"The bytes of {lost!r} were lost before {path!r} was stored. It is read again.")
-
-
-def _shown(path: str) -> str:
-    """A path as text: bytes that are not UTF-8 are escaped."""
-    return path.encode("utf-8", "backslashreplace").decode()
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    """Open a file; a pipe that somebody put in its place is empty and not waited for."""
-    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
-
-
-class _Direct:
-    """A database for a command without a system: runs the work at once."""
-
-    def __init__(self, flux: Flux, loop: Loop) -> None:
-        self._flux = flux
-        self._loop = loop
-
-    def call(
-        self,
-        work: Callable[[sa.Connection], Any],
-        done: Callable[[Any], object] = lambda _: None,
-        *,
-        failed: Callable[[Exception], object] | None = None,
-        reads_only: bool = False,
-    ) -> None:
-        store = self._flux.store
-        try:
-            value = (store.read if reads_only else store.write)(work)
-        except Exception as error:
-            if failed is None:
-                raise
-            problem = error
-            self._loop.call_soon_threadsafe(lambda: failed(problem))
-        else:
-            self._loop.call_soon_threadsafe(lambda: done(value))
-
-
-def sync_here(flux: Flux) -> None:
-    """Read what has changed in the DAGs folder by an own launcher, for a command when no system runs. Blocks.
-
-    Raises:
-        FluxError: that launcher died, or cannot be started.
-    """
-    from flux import providers
-    from flux.running.launcher_client import LauncherClient
-
-    loop = Loop()
-    database = _Direct(flux, loop)
-    launcher: LauncherClient | None = None
-    problem: Exception | None = None
-    is_done = False
-
-    def done() -> None:
-        nonlocal is_done
-        is_done = True
-        loop.stop()
-
-    def connected() -> LauncherClient | None:
-        nonlocal launcher, problem
-        if launcher is None and problem is None:
-            try:
-                rules = providers.rules(providers.find(flux.config, lenient=True), flux.config)
-                settings = {"provider_rules": rules}
-                launcher = LauncherClient.private(loop, flux.config.run_folder, heard, loop.stop, settings=settings)
-            except Exception as error:  # the loop would show it and go on
-                problem = error
-                loop.stop()
-        return launcher
-
-    def heard(_: LauncherClient, message: Mapping[str, Any]) -> None:
-        if message["op"] == "read":
-            folder.read_done(message)
-
-    folder = Folder(flux.config, loop, database, connected, lambda registered, shelved: None)
-    folder.sync(done)
-    folder.load()
-    try:
-        loop.run()
-    finally:
-        if launcher is not None:
-            launcher.close()
-        loop.close()
-    if problem is not None:
-        raise FluxError(f"The DAGs folder cannot be read, no process can be started for it: {problem}.") from problem
-    if not is_done:
-        raise FluxError("The process that reads the DAGs folder died; what it said is above. Try again.")

@@ -22,6 +22,7 @@ from flux.config import Config
 from flux.executor import Assignment, BaseExecutor
 from flux.loop import Loop, Timer
 from flux.running import attempt_processes, faults
+from flux.running.refusals import Refusals
 from flux.states import Outcome
 from flux.store.advance import Claimed, End, log_path
 from flux.times import Clock, from_iso, iso
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from flux.running.writer import Writer
 
 #: How long the leftovers of a lost attempt may take to end.
-#: Before an attempt that its executor refused is given back.
-_REFUSED_SECONDS = 1.0
 _LOST_GRACE = 2.0
 _LOST_DEADLINE = 20.0
 
@@ -146,6 +145,7 @@ class Attempts:
         self._open: dict[int, _Open] = {}
         #: Ended, not committed yet.
         self._ending: set[int] = set()
+        self._refusals = Refusals(clock, config.queued_timeout_seconds)
         executor.bind(launch=self._launch, kill=lambda claim: self.kill(claim, Outcome.KILLED))
 
     @property
@@ -164,11 +164,14 @@ class Attempts:
         except Exception as error:
             if item.is_sent:
                 raise  # it may run: its exit will be heard of
-            reason = f"never launched: the executor refused it: {error}"
-            # Not at once: it is claimed anew, and an executor that refuses everything must not make a storm.
-            self._loop.call_later(
-                _REFUSED_SECONDS, lambda: self._end(item, Outcome.NEVER_LAUNCHED, reason, self._clock.now())
-            )
+            end = self._refusals.end(claimed, f"the executor refused it: {type(error).__name__}: {error}")
+            self._loop.call_later(self._refusals.pause(), lambda: self._give_back(item, end))
+        else:
+            self._refusals.began(claimed)
+
+    def _give_back(self, item: _Open, end: End) -> None:
+        if end.claim not in self._ending and end.claim in self._open:
+            self._push(item, end)
 
     def adopt(self, claimed: Claimed, version: str, host: str, pid: int | None) -> None:
         """Take over an attempt that runs already."""
@@ -287,10 +290,6 @@ class Attempts:
         launcher = self._launcher()
         if launcher is not None and claims:
             launcher.ack(claims)
-
-    def _end(self, item: _Open, outcome: Outcome, reason: str, now: datetime) -> None:
-        rendered = read_text(Path(item.spec.rendered_file))
-        self._push(item, End(item.claimed.claim, outcome, reason, now, pid=item.pid, rendered=rendered))
 
     def _push(self, item: _Open, end: End) -> None:
         self._forget_timer(item)

@@ -85,12 +85,12 @@ def run(file: DagFile, spec: AttemptSpec) -> NoReturn:
         end = attempt.execute(task, spec, world, macro_source=file.providers.macro, read_file=file.read_file)
         status = _leave_end(end, spec)
     except (TaskKilled, KeyboardInterrupt):
-        _flush()
+        attempt.flush_streams()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         process.send(os.getpid(), signal.SIGTERM)
     except BaseException:
         sys.excepthook(*sys.exc_info())
-    _flush()
+    attempt.flush_streams()
     os._exit(status)
 
 
@@ -108,16 +108,6 @@ def _new_random_numbers() -> None:
     numpy_random: Any = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed()
-
-
-def _flush() -> None:
-    from flux import masking
-
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            masking.finish(stream)
-        except (OSError, ValueError):  # closed by the task
-            pass
 
 
 def main() -> NoReturn:
@@ -162,7 +152,7 @@ def _fail(spec: AttemptSpec, error: Any) -> NoReturn:
     now = iso(utc_now()) or ""
     reason = f"its DAG file could not be imported: {error}"
     status = _leave_end(attempt.AttemptEnd("failed", reason, True, {}, {}, None, now, now), spec)
-    _flush()
+    attempt.flush_streams()
     os._exit(status)
 
 

@@ -99,7 +99,7 @@ def has_order(sock: socket.socket) -> bool:
 
 def dry_walk() -> None:
     """Go once through the code of an attempt: no author's code, nothing written."""
-    task, order = _nothing()
+    task, order = nothing()
     spec = AttemptSpec(**json.loads(order)["spec"])
     attempt_processes.header(spec)
     end = execute(task, spec, ChannelWorld("", 0))
@@ -108,8 +108,8 @@ def dry_walk() -> None:
 
 
 @functools.cache
-def _nothing() -> tuple[BaseOperator, bytes]:
-    """A task that does nothing, and the order for an attempt of it."""
+def nothing() -> tuple[BaseOperator, bytes]:
+    """Return a task that does nothing, and the order for an attempt of it, for walks through the code of both sides."""
     from flux.dag import DAG
     from flux.operators import PythonOperator
 
@@ -118,7 +118,7 @@ def _nothing() -> tuple[BaseOperator, bytes]:
     spec = AttemptSpec(
         claim=0, dag_id="dry_walk", run_id=f"manual__{moment}", task_id="nothing", map_index=-1, attempt=1,
         max_attempts=1, kind="manual", logical_date=moment, interval_start=moment, interval_end=moment, conf=None,
-        run_started_at=moment, first_seen_at=moment, log="", result_file="", rendered_file="", endpoint="",
+        run_started_at=moment, first_seen_at=moment, log=os.devnull, result_file="", rendered_file="", endpoint="",
         log_max_bytes=0, kill_grace=0.0, run_as_user=None,
     )  # fmt: skip
     return task, wire.encode({"op": "run", "version": "0" * 64, "spec": flat(spec)})

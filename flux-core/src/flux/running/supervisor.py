@@ -143,6 +143,7 @@ class Supervisor:
             self._clock,
             self._writer,
             self._executor,
+            another=lambda: actions.executor_of(config, self._catalogue),
             rules=providers.rules(self._catalogue, config),
             on_left=self._end_if_all_have_gone,
         )
@@ -431,7 +432,8 @@ class Supervisor:
         self._folder.sync(lambda: answer({}))
 
     def _status(self, _: Mapping[str, Any], answer: Answer) -> None:
-        answer({"pid": os.getpid(), "started_at": iso(self._started_at), "trouble": self._writer.trouble})
+        trouble = self._writer.trouble or self._agents.trouble
+        answer({"pid": os.getpid(), "started_at": iso(self._started_at), "trouble": trouble})
 
     # --- watching --------------------------------------------------------------------------------------------------
 

@@ -34,6 +34,7 @@ from flux.states import TERMINAL, TRANSITIONS, Event, Outcome, RunState, State
 from flux.store import kept_logs, resolving, runs, transitions
 from flux.store.keyed import Keyed
 from flux.store.limits import key_text, parse_key
+from flux.store.prepared import Prepared
 from flux.store.resolving import Ended
 from flux.store.runs import DagRun, Structures
 from flux.store.schema import dag_run, rendered_fields, task_instance, task_result
@@ -43,6 +44,8 @@ from flux.structure import TaskStructure
 
 #: A task instance that was lost this many times in a row fails, so that it cannot walk through a whole fleet.
 MAX_LOSSES = 3
+#: After these it is not known whether an attempt can come to a good end: losses before them count on.
+_TELLS_NO_HEALTH = (Outcome.LOST, Outcome.NEVER_LAUNCHED)
 _BATCH = 64
 #: Batches asked in one transaction; what is left is for the next, so that others get their turn.
 _MOST_BATCHES = 16
@@ -63,6 +66,8 @@ class End:
     may_retry: bool = True
     #: True: try again even when no retries are left (`on_interrupt="retry"`).
     must_retry: bool = False
+    #: Of one that was never launched: not before this moment, with its slots free until then; None: at once.
+    not_before: datetime | None = None
     pid: int | None = None
     exit_status: int | None = None
     signal: int | None = None
@@ -128,7 +133,7 @@ class Outcomes:
 _HELD_BY_CLAIM = Keyed(ROWS.with_for_update(), task_instance.c.claim)
 _LOCK_BY_ID = Keyed(ROWS.with_for_update(key_share=True), task_instance.c.id)
 _DUE = Keyed(ROWS.where(transitions.state_is(State.RETRYING)), task_instance.c.id)
-_UNASKED = (
+_UNASKED = Prepared(
     ROWS.where(
         task_instance.c.state == State.READY,
         task_instance.c.needs_slot == bindparam("needs_slot"),
@@ -137,20 +142,23 @@ _UNASKED = (
     .order_by(task_instance.c.priority_weight.desc(), task_instance.c.id)
     .limit(bindparam("most"))
 )
-_BLOCKED = ROWS.where(task_instance.c.blocked_on == bindparam("key"), task_instance.c.state == State.READY)
-_BLOCKED_THAT_FIT = (
-    _BLOCKED.where(task_instance.c.pool_slots <= bindparam("room"))
+_BLOCKED_ON_KEY = ROWS.where(task_instance.c.blocked_on == bindparam("key"), task_instance.c.state == State.READY)
+_BLOCKED = Prepared(_BLOCKED_ON_KEY)
+_BLOCKED_THAT_FIT = Prepared(
+    _BLOCKED_ON_KEY.where(task_instance.c.pool_slots <= bindparam("room"))
     .order_by(task_instance.c.priority_weight.desc(), task_instance.c.id)
     .limit(bindparam("most"))
 )
-_BLOCKED_BEST = _BLOCKED.order_by(task_instance.c.priority_weight.desc(), task_instance.c.id).limit(bindparam("most"))
+_BLOCKED_BEST = Prepared(
+    _BLOCKED_ON_KEY.order_by(task_instance.c.priority_weight.desc(), task_instance.c.id).limit(bindparam("most"))
+)
 _BLOCKED_ON_ANY = Keyed(ROWS.where(transitions.state_is(State.READY)), task_instance.c.blocked_on)
 _COUNT_OPEN = (
     sa.update(dag_run)
     .where(dag_run.c.id == bindparam("b_id"))
     .values(open_tasks=dag_run.c.open_tasks - bindparam("b_n"))
 )
-_COUNT_OPEN_RETURNING = _COUNT_OPEN.returning(dag_run.c.open_tasks)
+_COUNT_OPEN_RETURNING = Prepared(_COUNT_OPEN.returning(dag_run.c.open_tasks))
 _OPEN_TASKS = sa.select(dag_run.c.open_tasks).where(dag_run.c.id == bindparam("id"))
 _STOP_RUN = (
     sa.update(dag_run)
@@ -213,7 +221,7 @@ class Advance:
             closes = self._closes(row, end) if event is Event.SUCCEED else ()
             moves.setdefault(event, []).append(_end_values(row, end, event, wake_at, closes))
             closings.append(_attempt_values(end))
-            if event is Event.RETRY and wake_at is not None:
+            if wake_at is not None:
                 self.outcomes.retrying.append((row.id, wake_at))
             elif event is Event.REQUEUE:
                 again.append(row)
@@ -308,7 +316,7 @@ class Advance:
         if self._scope.runs[row.dag_run_id].reason is not None:  # its dagrun_timeout has passed: nothing begins again
             return Event.FAIL, None
         if end.outcome is Outcome.NEVER_LAUNCHED:
-            return Event.REQUEUE, None
+            return (Event.REQUEUE, None) if end.not_before is None else (Event.PUT_OFF, end.not_before)
         if end.must_retry:
             return Event.RETRY, self._now
         lost_for_good = end.outcome is Outcome.LOST and row.losses + 1 >= MAX_LOSSES
@@ -393,7 +401,7 @@ class Advance:
         """Take `ended` from a run's open task instances and return how many are left."""
         values = {"b_id": run, "b_n": ended}
         if self._connection.dialect.update_returning:
-            return int(self._connection.execute(_COUNT_OPEN_RETURNING, values).scalar_one())
+            return int(_COUNT_OPEN_RETURNING.rows(self._connection, values)[0][0])
         self._connection.execute(_COUNT_OPEN, values)
         return int(self._connection.execute(_OPEN_TASKS, {"id": run}).scalar_one())
 
@@ -574,10 +582,10 @@ def _end_values(row: Row, end: End, event: Event, wake_at: datetime | None, clos
     values: dict[str, Any] = {"b_claim": end.claim, "b_ended_at": end.ended_at}
     if event is Event.REQUEUE:
         return values
-    losses = row.losses + 1 if end.outcome is Outcome.LOST else 0
+    losses = row.losses + (end.outcome is Outcome.LOST) if end.outcome in _TELLS_NO_HEALTH else 0
     reason = end.reason if losses < MAX_LOSSES else f"lost {losses} times in a row, and so given up; {end.reason}"
     values |= {"b_reason": reason, "b_losses": losses}
-    if event is Event.RETRY:
+    if event in (Event.RETRY, Event.PUT_OFF):
         values["b_wake_at"] = wake_at
     if event is Event.SUCCEED:
         values["b_closes"] = json.dumps(closes) if closes else None

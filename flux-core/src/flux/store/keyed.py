@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
 
+from flux.store.prepared import Prepared, Record, Values
+
 T = TypeVar("T")
-S = TypeVar("S", sa.Select[Any], sa.Update)
 
 #: Most values in one IN list.
 _CHUNK = 500
 
 
-class Keyed(Generic[S]):
-    """`statement` for the rows whose `column` is one of some keys."""
+class Keyed:
+    """`statement` for the rows whose `column` is one of some keys; its other parameters are given by name."""
 
-    def __init__(self, statement: S, column: sa.Column[Any]) -> None:
-        self._one: S = statement.where(column == bindparam("b_key"))
-        self._many: S = statement.where(column.in_(bindparam("b_keys", expanding=True)))
+    def __init__(self, statement: sa.Select[Any] | sa.Update, column: sa.Column[Any]) -> None:
+        self._one = Prepared(statement.where(column == bindparam("b_key")))
+        self._many = Prepared(statement.where(column.in_(bindparam("b_keys", expanding=True))))
 
-    def over(self, keys: Sequence[Any], **values: Any) -> Iterator[tuple[S, dict[str, Any]]]:
+    def rows(self, connection: sa.Connection, keys: Sequence[Any], **values: Any) -> list[Record]:
+        """Return the rows of these keys; none for no keys."""
+        return [row for part, given in self.over(keys, values) for row in part.rows(connection, given)]
+
+    def run(self, connection: sa.Connection, keys: Sequence[Any], **values: Any) -> None:
+        """Execute it so that every key comes once."""
+        for part, given in self.over(keys, values):
+            part.run(connection, given)
+
+    def over(self, keys: Sequence[Any], values: Values) -> Iterator[tuple[Prepared, Values]]:
         """Yield the statements to execute, with their parameters, so that every key comes once; none for no keys."""
         if len(keys) == 1:
             yield self._one, {**values, "b_key": keys[0]}

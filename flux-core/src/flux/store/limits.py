@@ -16,6 +16,7 @@ from sqlalchemy import bindparam
 from flux.dependencies import Limit
 from flux.errors import StaleState
 from flux.store.keyed import Keyed
+from flux.store.prepared import Prepared
 from flux.store.schema import dag, pool, task_limit
 
 #: (kind, row number); `key_text` writes it as `blocked_on` holds it.
@@ -29,15 +30,16 @@ _COLUMNS = {
 _ALL = {kind: sa.select(table.c.id, name, slots, used) for kind, (table, name, slots, used) in _COLUMNS.items()}
 _READ = {kind: Keyed(statement, _COLUMNS[kind][0].c.id) for kind, statement in _ALL.items()}
 _LOCK = {
-    kind: statement.where(_COLUMNS[kind][0].c.id == bindparam("id")).with_for_update(key_share=True)
+    kind: Prepared(statement.where(_COLUMNS[kind][0].c.id == bindparam("id")).with_for_update(key_share=True))
     for kind, statement in _ALL.items()
 }
-_GIVE = {
+_CHANGE = {
     kind: sa.update(table).where(table.c.id == bindparam("b_id")).values({used: used + bindparam("b_change")})
     for kind, (table, _, _, used) in _COLUMNS.items()
 }
+_GIVE = {kind: Prepared(statement) for kind, statement in _CHANGE.items()}
 _TAKE = {
-    kind: _GIVE[kind].where(sa.or_(slots.is_(None), used + bindparam("b_change") <= slots))
+    kind: Prepared(_CHANGE[kind].where(sa.or_(slots.is_(None), used + bindparam("b_change") <= slots)))
     for kind, (_, _, slots, used) in _COLUMNS.items()
 }
 
@@ -81,9 +83,8 @@ class Ledger:
             if key not in self._counters:
                 missing.setdefault(key[0], []).append(key[1])
         for kind, ids in missing.items():
-            for statement, values in _READ[kind].over(ids):
-                for number, name, slots, used in self._connection.execute(statement, values):
-                    self._counters[(kind, number)] = _Counter(name, slots, used)
+            for number, name, slots, used in _READ[kind].rows(self._connection, ids):
+                self._counters[(kind, number)] = _Counter(name, slots, used)
 
     def limit(self, key: Key, wanted: int = 1) -> Limit | None:
         """Return how the limit stands now, this transaction counted; None where a DAG has none."""
@@ -101,7 +102,7 @@ class Ledger:
         self.load([key])
         counter = self._counters[key]
         if self._locks and not counter.is_locked:
-            _, _, counter.slots, counter.used = self._connection.execute(_LOCK[key[0]], {"id": key[1]}).one()
+            _, _, counter.slots, counter.used = _LOCK[key[0]].rows(self._connection, {"id": key[1]})[0]
             counter.is_locked = True
         if counter.slots is None:
             return None if key[0] == "dag" else 0
@@ -121,7 +122,7 @@ class Ledger:
             if not counter.change:
                 continue
             statement = (_TAKE if counter.change > 0 else _GIVE)[kind]
-            if self._connection.execute(statement, {"b_id": number, "b_change": counter.change}).rowcount != 1:
+            if statement.run(self._connection, {"b_id": number, "b_change": counter.change}) != 1:
                 raise StaleState(f"{kind} {counter.name!r} has no room any more.")
             counter.used += counter.change
             counter.change = 0

@@ -11,6 +11,7 @@ from sqlalchemy import bindparam
 from flux.dependencies import Reason, unmet
 from flux.errors import DamagedVersion
 from flux.states import Outcome, RunState, State
+from flux.store.prepared import Prepared
 from flux.store.resolving import verdict_of
 from flux.store.runs import DagRun, Structures
 from flux.store.schema import attempt, dag, dag_file, task_instance
@@ -18,7 +19,7 @@ from flux.store.scope import NEIGHBOURS, ROWS, Row, Scope
 from flux.times import iso
 from flux.trigger_rules import Verdict
 
-_BY_ID = ROWS.where(task_instance.c.id == bindparam("id"))
+_BY_ID = Prepared(ROWS.where(task_instance.c.id == bindparam("id")))
 _MOMENTS = sa.select(task_instance.c.wake_at, task_instance.c.deadline_at).where(task_instance.c.id == bindparam("id"))
 _ERROR = (
     sa.select(dag_file.c.path, dag_file.c.error)
@@ -33,10 +34,10 @@ _QUEUED_AT = (
     .join_from(task_instance, attempt, attempt.c.claim == task_instance.c.claim)
     .where(task_instance.c.id == bindparam("id"))
 )
-#: Why the attempt before this one was never launched.
+#: Why an attempt was never launched.
 _NOT_LAUNCHED = sa.select(attempt.c.reason).where(
     attempt.c.task_instance_id == bindparam("id"),
-    attempt.c.attempt == bindparam("before"),
+    attempt.c.attempt == bindparam("number"),
     attempt.c.outcome == Outcome.NEVER_LAUNCHED,
 )
 #: Upstream tasks named one by one; of more, the number is told.
@@ -77,8 +78,7 @@ def reasons(
     if state is State.WAITING:
         found += _waiting(scope, row)
     if state is State.RETRYING:
-        wake_at = connection.execute(_MOMENTS, {"id": row.id}).one().wake_at
-        found.append(Reason("retry", f"Attempt {row.attempt + 1} begins at {iso(wake_at)}.", iso(wake_at) or ""))
+        found.append(_retrying(connection, row))
     found += unmet(scope.facts(row))
     if not found and row.needs_slot:
         found += _executor(connection, parallelism)
@@ -100,11 +100,22 @@ def _between_pokes(connection: sa.Connection, row: Row) -> Reason:
     )
 
 
+def _retrying(connection: sa.Connection, row: Row) -> Reason:
+    wake_at = connection.execute(_MOMENTS, {"id": row.id}).one().wake_at
+    text = f"Attempt {row.attempt + 1} begins at {iso(wake_at)}.{_not_launched(connection, row, row.attempt)}"
+    return Reason("retry", text, iso(wake_at) or "")
+
+
 def _queued(connection: sa.Connection, row: Row, executor: str) -> Reason:
     since = connection.execute(_QUEUED_AT, {"id": row.id}).scalar_one()
     text = f"It is queued at executor {executor!r} since {iso(since)}; no agent has begun."
-    before = connection.execute(_NOT_LAUNCHED, {"id": row.id, "before": row.attempt - 1}).scalar_one_or_none()
-    return Reason("queued", text if before is None else f"{text} Attempt {row.attempt - 1}: {before}.", executor)
+    return Reason("queued", text + _not_launched(connection, row, row.attempt - 1), executor)
+
+
+def _not_launched(connection: sa.Connection, row: Row, number: int) -> str:
+    """Why an attempt was never launched, as a sentence; empty when it was, or there is none."""
+    why = connection.execute(_NOT_LAUNCHED, {"id": row.id, "number": number}).scalar_one_or_none()
+    return "" if why is None else f" Attempt {number}: {why}."
 
 
 def _waiting(scope: Scope, row: Row) -> list[Reason]:

@@ -16,6 +16,7 @@ from sqlalchemy import bindparam
 from flux.states import Event, State
 from flux.store import transitions
 from flux.store.keyed import Keyed
+from flux.store.prepared import Record
 from flux.store.schema import task_instance
 from flux.store.scope import ROWS, Row, Scope
 from flux.structure import TaskStructure
@@ -36,7 +37,7 @@ _WAITING = Keyed(
     ROWS.where(task_instance.c.dag_run_id == bindparam("run"), transitions.state_is(State.WAITING)),
     task_instance.c.task_index,
 )
-_COUNT_UPSTREAM = Keyed(
+_COUNT = (
     sa.update(task_instance)
     .where(task_instance.c.dag_run_id == bindparam("b_run"))
     .values(
@@ -45,9 +46,10 @@ _COUNT_UPSTREAM = Keyed(
         upstream_skipped=task_instance.c.upstream_skipped + bindparam("b_skipped"),
         gates_open=task_instance.c.gates_open - bindparam("b_opened"),
         gates_closed=task_instance.c.gates_closed + bindparam("b_closed"),
-    ),
-    task_instance.c.task_index,
+    )
 )
+_COUNT_UPSTREAM = Keyed(_COUNT, task_instance.c.task_index)
+_COUNT_UPSTREAM_RETURNING = Keyed(_COUNT.returning(*ROWS.selected_columns), task_instance.c.task_index)
 _CAUSES = {
     State.SUCCESS: "succeeded",
     State.FAILED: "failed",
@@ -84,29 +86,28 @@ def level(scope: Scope, ended: Sequence[Ended]) -> tuple[list[Row], list[Ended]]
     ready: list[Row] = []
     below: list[Ended] = []
     for run, changed in changes.items():
-        _add(scope, run, changed)
-        run_ready, run_ended = judge(scope, run, list(changed), causes[run])
+        waiting = _add(scope, run, changed)
+        run_ready, run_ended = _judged(scope, waiting, causes[run])
         ready += run_ready
         below += run_ended
     return ready, below
 
 
-def judge(
-    scope: Scope, run: int, indices: Sequence[int], causes: Mapping[int, str] | None = None
-) -> tuple[list[Row], list[Ended]]:
-    """Let the waiting ones among these task instances of a run take their verdict; see `level`.
+def judge(scope: Scope, run: int, indices: Sequence[int]) -> tuple[list[Row], list[Ended]]:
+    """Let the waiting ones among these task instances of a run take their verdict; see `level`."""
+    return _judged(scope, scope.rows_of(_WAITING, sorted(indices), run=run), {})
 
-    Args:
-        causes: what was the last to end above each, for the reason people see.
-    """
+
+def _judged(scope: Scope, waiting: Sequence[Row], causes: Mapping[int, str]) -> tuple[list[Row], list[Ended]]:
+    """Let these take their verdict; `causes` is what was the last to end above each, for the reason people see."""
     ready: list[Row] = []
     ended: list[Ended] = []
     skipped: dict[int, str] = {}
     failed: dict[int, str] = {}
-    for row in scope.rows_of(_WAITING, sorted(indices), run=run):
+    for row in waiting:
         task = scope.task(row)
         decided = verdict_of(row, task)
-        reason = _reason(row, task, (causes or {}).get(row.task_index))
+        reason = _reason(row, task, causes.get(row.task_index))
         if decided is Verdict.RUN:
             ready.append(row)
         elif decided is Verdict.SKIP:
@@ -157,12 +158,19 @@ def _count(changes: dict[int, _Change], task: TaskStructure, item: Ended) -> Non
         change.closed += index in closes
 
 
-def _add(scope: Scope, run: int, changes: Mapping[int, _Change]) -> None:
-    """Add the increments to the counters: one statement for all rows that get the same."""
+def _add(scope: Scope, run: int, changes: Mapping[int, _Change]) -> list[Row]:
+    """Add the increments to the counters, one statement for all rows that get the same; return those that wait."""
+    counted: list[Record] = []
     alike: dict[tuple[int, ...], list[int]] = {}
     for index, change in changes.items():
         alike.setdefault(change.numbers, []).append(index)
     for (ok, bad, skipped, gates, closed), indices in alike.items():
         numbers = {"b_ok": ok, "b_bad": bad, "b_skipped": skipped, "b_opened": gates, "b_closed": closed}
-        for statement, values in _COUNT_UPSTREAM.over(sorted(indices), b_run=run, **numbers):
-            scope.connection.execute(statement, values)
+        if scope.connection.dialect.update_returning:
+            counted += _COUNT_UPSTREAM_RETURNING.rows(scope.connection, sorted(indices), b_run=run, **numbers)
+        else:
+            _COUNT_UPSTREAM.run(scope.connection, sorted(indices), b_run=run, **numbers)
+    if not scope.connection.dialect.update_returning:
+        return scope.rows_of(_WAITING, sorted(changes), run=run)
+    rows = [row for row in scope.known(counted) if row.state == State.WAITING]
+    return sorted(rows, key=lambda row: row.task_index)

@@ -121,9 +121,11 @@ def task_state(connection: sa.Connection, dag_id: str, run_id: str, task_id: str
     return connection.execute(_TASK_STATE, values).scalar_one_or_none()
 
 
-def _record(row: Any) -> DagRun:
-    values = row._mapping
-    return DagRun(**{**values, "kind": RunKind(values["kind"]), "state": RunState(values["state"])})
+def _record(row: Sequence[Any]) -> DagRun:
+    """The run that a row of `_SELECT` is: its columns have the order of the fields, kind and state are texts."""
+    values = list(row)
+    values[6:8] = RunKind(row[6]), RunState(row[7])
+    return DagRun(*values)
 
 
 def _first(connection: sa.Connection, statement: sa.Select[Any], **values: Any) -> DagRun | None:
@@ -133,7 +135,7 @@ def _first(connection: sa.Connection, statement: sa.Select[Any], **values: Any) 
 
 def by_rows(connection: sa.Connection, ids: Sequence[int]) -> list[DagRun]:
     """Return the runs of these row numbers, in no order."""
-    return [_record(row) for statement, values in _BY_ROW.over(ids) for row in connection.execute(statement, values)]
+    return [_record(row) for row in _BY_ROW.rows(connection, ids)]
 
 
 def by_run_id(connection: sa.Connection, dag_row: int, run_id: str) -> DagRun | None:

@@ -17,6 +17,7 @@ from flux.states import State
 from flux.store import runs
 from flux.store.keyed import Keyed
 from flux.store.limits import Key, Ledger
+from flux.store.prepared import Prepared, Record
 from flux.store.runs import DagRun, Structures
 from flux.store.schema import dag, task_instance
 from flux.structure import DagStructure, TaskStructure
@@ -81,15 +82,19 @@ class Scope:
         self.ledger = Ledger(connection, locks=self._locks)
         self.runs: dict[int, DagRun] = {}
 
-    def rows(self, statement: sa.Select[Any], **values: Any) -> list[Row]:
+    def rows(self, statement: Prepared, **values: Any) -> list[Row]:
         """Read task instances, and the runs they belong to."""
-        rows = [Row._make(row) for row in self.connection.execute(statement, values)]
+        return self.known(statement.rows(self.connection, values))
+
+    def rows_of(self, statement: Keyed, keys: Sequence[Any], **values: Any) -> list[Row]:
+        """Read the task instances of these keys, however many, and the runs they belong to."""
+        return self.known(statement.rows(self.connection, keys, **values))
+
+    def known(self, records: Iterable[Record]) -> list[Row]:
+        """Take task instances that a statement gave back, and read the runs they belong to."""
+        rows = [Row._make(record) for record in records]
         self.load_runs(row.dag_run_id for row in rows)
         return rows
-
-    def rows_of(self, statement: Keyed[sa.Select[Any]], keys: Sequence[Any], **values: Any) -> list[Row]:
-        """Read the task instances of these keys, however many, and the runs they belong to."""
-        return [row for part, parameters in statement.over(keys, **values) for row in self.rows(part, **parameters)]
 
     def load_runs(self, ids: Iterable[int]) -> None:
         """Read the runs of these row numbers that are not known yet."""

@@ -20,6 +20,7 @@ from sqlalchemy import bindparam
 from flux.errors import StaleState
 from flux.states import CLAIMED_EVENTS, TRANSITIONS, Event, RunState, State
 from flux.store import announcing
+from flux.store.prepared import Prepared
 from flux.store.schema import attempt, dag_run, task_instance
 
 
@@ -48,6 +49,10 @@ def _move(event: Event, **values: Any) -> sa.Update:
     return sa.update(task_instance).where(row, _sources(event)).values(state=TRANSITIONS[event].target, **values)
 
 
+def _each(moves: Mapping[Event, sa.Update]) -> Mapping[Event, Prepared]:
+    return {event: Prepared(statement) for event, statement in moves.items()}
+
+
 _RELEASED: dict[str, Any] = {"claim": None, "job_id": None, "holds": 0, "deadline_at": None}
 _ENDED = {
     **_RELEASED,
@@ -56,64 +61,84 @@ _ENDED = {
     "losses": bindparam("b_losses"),
 }
 
-_END: Mapping[Event, sa.Update] = {
-    Event.SUCCEED: _move(Event.SUCCEED, **_ENDED, closes=bindparam("b_closes")),
-    Event.SKIP: _move(Event.SKIP, **_ENDED),
-    Event.FAIL: _move(Event.FAIL, **_ENDED),
-    Event.RETRY: _move(Event.RETRY, **_ENDED, wake_at=bindparam("b_wake_at")),
-    Event.REQUEUE: _move(
-        Event.REQUEUE,
-        **_RELEASED,
-        max_attempts=task_instance.c.max_attempts + 1,
-        blocked_on="",
-        ready_at=bindparam("b_ended_at"),
-    ),
-}
+_END = _each(
+    {
+        Event.SUCCEED: _move(Event.SUCCEED, **_ENDED, closes=bindparam("b_closes")),
+        Event.SKIP: _move(Event.SKIP, **_ENDED),
+        Event.FAIL: _move(Event.FAIL, **_ENDED),
+        Event.RETRY: _move(Event.RETRY, **_ENDED, wake_at=bindparam("b_wake_at")),
+        Event.REQUEUE: _move(
+            Event.REQUEUE,
+            **_RELEASED,
+            max_attempts=task_instance.c.max_attempts + 1,
+            blocked_on="",
+            ready_at=bindparam("b_ended_at"),
+        ),
+        Event.PUT_OFF: _move(
+            Event.PUT_OFF,
+            **_ENDED,
+            max_attempts=task_instance.c.max_attempts + 1,
+            wake_at=bindparam("b_wake_at"),
+        ),
+    }
+)
 
-_OPEN: Mapping[Event, sa.Update] = {
-    event: _move(
-        event,
-        attempt=bindparam("b_attempt"),
-        claim=bindparam("b_claim"),
-        job_id=bindparam("b_job_id"),
-        holds=1,
-        started_at=None if event is Event.ENQUEUE else bindparam("b_now"),
-        ended_at=None,
-        wake_at=None,
-        reason=None,
-        deadline_at=bindparam("b_deadline_at"),
-    ).where(
-        sa.func.coalesce(task_instance.c.blocked_on, "") == "", task_instance.c.attempt == bindparam("b_attempt") - 1
-    )
-    for event in (Event.CLAIM, Event.DEFER, Event.ENQUEUE)
-}
+_OPEN = _each(
+    {
+        event: _move(
+            event,
+            attempt=bindparam("b_attempt"),
+            claim=bindparam("b_claim"),
+            job_id=bindparam("b_job_id"),
+            holds=1,
+            started_at=None if event is Event.ENQUEUE else bindparam("b_now"),
+            ended_at=None,
+            wake_at=None,
+            reason=None,
+            deadline_at=bindparam("b_deadline_at"),
+        ).where(
+            sa.func.coalesce(task_instance.c.blocked_on, "") == "",
+            task_instance.c.attempt == bindparam("b_attempt") - 1,
+        )
+        for event in (Event.CLAIM, Event.DEFER, Event.ENQUEUE)
+    }
+)
 
-_READY: Mapping[Event, sa.Update] = {
-    Event.READY: _move(Event.READY, ready_at=bindparam("b_now"), blocked_on=""),
-    Event.WAKE: _move(Event.WAKE, ready_at=bindparam("b_now"), blocked_on="", wake_at=None),
-}
+_READY = _each(
+    {
+        Event.READY: _move(Event.READY, ready_at=bindparam("b_now"), blocked_on=""),
+        Event.WAKE: _move(Event.WAKE, ready_at=bindparam("b_now"), blocked_on="", wake_at=None),
+    }
+)
 
-_RULE: Mapping[Event, sa.Update] = {
-    event: _move(event, ended_at=bindparam("b_now"), reason=bindparam("b_reason"))
-    for event in (Event.RULE_SKIP, Event.RULE_FAIL)
-}
+_RULE = _each(
+    {
+        event: _move(event, ended_at=bindparam("b_now"), reason=bindparam("b_reason"))
+        for event in (Event.RULE_SKIP, Event.RULE_FAIL)
+    }
+)
 
 #: A state by hand, for task instances that no attempt holds.
-_MARK: Mapping[Event, sa.Update] = {
-    event: _move(event, ended_at=bindparam("b_now"), reason=bindparam("b_reason"), blocked_on="", wake_at=None)
-    for event in (Event.MARK_SUCCESS, Event.MARK_FAILED, Event.MARK_SKIPPED)
-} | {
-    # What has ended keeps the moment at which it did.
-    Event.REMOVE: _move(
-        Event.REMOVE,
-        ended_at=sa.func.coalesce(task_instance.c.ended_at, bindparam("b_now", type_=task_instance.c.ended_at.type)),
-        reason=bindparam("b_reason"),
-        blocked_on="",
-        wake_at=None,
-    )
-}
+_MARK = _each(
+    {
+        event: _move(event, ended_at=bindparam("b_now"), reason=bindparam("b_reason"), blocked_on="", wake_at=None)
+        for event in (Event.MARK_SUCCESS, Event.MARK_FAILED, Event.MARK_SKIPPED)
+    }
+    | {
+        # What has ended keeps the moment at which it did.
+        Event.REMOVE: _move(
+            Event.REMOVE,
+            ended_at=sa.func.coalesce(
+                task_instance.c.ended_at, bindparam("b_now", type_=task_instance.c.ended_at.type)
+            ),
+            reason=bindparam("b_reason"),
+            blocked_on="",
+            wake_at=None,
+        )
+    }
+)
 
-_BLOCK = (
+_BLOCK = Prepared(
     sa.update(task_instance)
     .where(task_instance.c.id == bindparam("b_id"), state_is(State.READY))
     .values(blocked_on=bindparam("b_key"))
@@ -139,9 +164,20 @@ _BEGIN_ATTEMPT = (
 _IS_BEGUN = sa.select(attempt.c.claim).where(
     attempt.c.claim == bindparam("b_claim"), attempt.c.launcher == bindparam("b_launcher"), attempt.c.outcome.is_(None)
 )
-_INSERT_ATTEMPT = sa.insert(attempt)
+_INSERT_ATTEMPT = Prepared(
+    sa.insert(attempt)
+    .values(
+        {
+            name: bindparam(name)
+            for name in (
+                "task_instance_id", "attempt", "claim", "job_id", "launcher", "host", "started_at", "log"
+            )
+        }
+    )
+    .inline()
+)  # fmt: skip
 
-_CLOSE_ATTEMPT = (
+_CLOSE_ATTEMPT = Prepared(
     sa.update(attempt)
     .where(attempt.c.claim == bindparam("b_claim"), attempt.c.outcome.is_(None))
     .values(
@@ -160,13 +196,15 @@ _RUN_TO = {
     state: sa.update(dag_run).where(dag_run.c.id == bindparam("b_id"), dag_run.c.state == source)
     for state, source in ((RunState.RUNNING, RunState.QUEUED), (RunState.SUCCESS, RunState.RUNNING))
 }
-_START_RUN = _RUN_TO[RunState.RUNNING].values(
-    state=RunState.RUNNING,
-    started_at=bindparam("b_now"),
-    deadline_at=bindparam("b_deadline_at"),
-    open_tasks=bindparam("b_open_tasks"),
+_START_RUN = Prepared(
+    _RUN_TO[RunState.RUNNING].values(
+        state=RunState.RUNNING,
+        started_at=bindparam("b_now"),
+        deadline_at=bindparam("b_deadline_at"),
+        open_tasks=bindparam("b_open_tasks"),
+    )
 )
-_CLOSE_RUN = (
+_CLOSE_RUN = Prepared(
     _RUN_TO[RunState.SUCCESS]
     .where(dag_run.c.open_tasks == 0)
     .values(state=bindparam("b_state"), ended_at=bindparam("b_now"))
@@ -177,19 +215,16 @@ _INSERT_TASKS = sa.insert(task_instance)
 Rows = Sequence[Mapping[str, Any]]
 
 
-def _all(connection: sa.Connection, statement: sa.Update, rows: Rows) -> None:
+def _all(connection: sa.Connection, statement: Prepared, rows: Rows) -> None:
     """Run one UPDATE for each of `rows`; every one must change exactly one row."""
     if not rows:
         return
-    if len(rows) == 1:
-        changed = connection.execute(statement, dict(rows[0])).rowcount
-    else:
-        changed = connection.execute(statement, [dict(row) for row in rows]).rowcount
+    changed = statement.run(connection, *rows)
     if changed != len(rows):
         raise StaleState(f"{len(rows) - changed} of {len(rows)} rows were no longer as they were read.")
 
 
-def _move_all(connection: sa.Connection, event: Event, statement: sa.Update, rows: Rows) -> None:
+def _move_all(connection: sa.Connection, event: Event, statement: Prepared, rows: Rows) -> None:
     """Move task instances, and announce it in the same transaction where somebody listens."""
     if not rows or not announcing.is_wanted(connection, announcing.TASK_STATE):
         _all(connection, statement, rows)
@@ -199,7 +234,7 @@ def _move_all(connection: sa.Connection, event: Event, statement: sa.Update, row
     announcing.moved(connection, states)
 
 
-def _move_run(connection: sa.Connection, statement: sa.Update, row: Mapping[str, Any], source: RunState) -> None:
+def _move_run(connection: sa.Connection, statement: Prepared, row: Mapping[str, Any], source: RunState) -> None:
     """Move a DAG run from `source`, and announce it in the same transaction where somebody listens."""
     _all(connection, statement, [row])
     if announcing.is_wanted(connection, announcing.RUN_STATE):
@@ -211,11 +246,11 @@ def open_attempts(connection: sa.Connection, event: Event, rows: Rows, attempts:
 
     Args:
         rows: b_id, b_attempt (the new number), b_claim, b_job_id, b_deadline_at and, but for enqueue, b_now.
-        attempts: the columns of the new attempt rows.
+        attempts: the new attempt rows: task_instance_id, attempt, claim, job_id, launcher, host, started_at, log.
     """
     if rows:
         _move_all(connection, event, _OPEN[event], rows)
-        connection.execute(_INSERT_ATTEMPT, [dict(row) for row in attempts])
+        _INSERT_ATTEMPT.run(connection, *attempts)
 
 
 def begin_attempt(connection: sa.Connection, claim: int, *, agent: str, host: str, pid: int, now: datetime) -> bool:
@@ -233,10 +268,11 @@ def begin_attempt(connection: sa.Connection, claim: int, *, agent: str, host: st
 
 
 def end_attempts(connection: sa.Connection, event: Event, rows: Rows) -> None:
-    """End held attempts by `succeed`, `skip`, `fail`, `retry` or `requeue`.
+    """End held attempts by `succeed`, `skip`, `fail`, `retry`, `put_off` or `requeue`.
 
     Args:
-        rows: b_claim, b_ended_at, and, but for requeue, b_reason, b_losses; b_closes (succeed); b_wake_at (retry).
+        rows: b_claim, b_ended_at, and, but for requeue, b_reason, b_losses; b_closes (succeed); b_wake_at (retry and
+            put_off).
     """
     _move_all(connection, event, _END[event], rows)
 

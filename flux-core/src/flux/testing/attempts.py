@@ -17,7 +17,7 @@ from typing import Any
 from flux import attempt, in_process, results
 from flux.attempt import AttemptEnd, AttemptSpec
 from flux.connection import Connection
-from flux.context import RETURN_VALUE, MacroSource, build, running
+from flux.context import RETURN_VALUE, Context, MacroSource, running
 from flux.dag import DAG
 from flux.errors import AuthoringError
 from flux.operator import BaseOperator
@@ -304,7 +304,7 @@ class RunningTask:
     def _end_of_other(self, spec: AttemptSpec, work: Callable[[Any, Any], Any]) -> AttemptEnd:
         outcome: str = Outcome.SUCCESS
         reason: str | None = None
-        context = build(self._order.task, spec, self._order.world)
+        context = Context(self._order.task, spec, self._order.world)
         with running(context):
             try:
                 attempt.render(self._order.task, context)

@@ -36,6 +36,8 @@ said = {"claim": os.environ["FLUX_CLAIM"], "pid": os.getpid(), "argv": sys.argv[
 line.sendall(json.dumps(said).encode() + b"\\n")
 line.recv(1)  # 'the end' comes as a byte, or as the end of the line "itself"
 """
+#: What a program writes last on its standard error that ends before it has reported.
+LAST_WORDS = "No module named 'flux' (says the kit)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,13 @@ class FakeEndpoint:
 
     def assignment(self, *arguments: str, resources: Mapping[str, Any] | None = None) -> Assignment:
         """Return a new assignment, with its own claim; its program is given `arguments`."""
+        return self._assignment((sys.executable, "-I", "-c", _PROGRAM, *arguments), resources)
+
+    def broken(self) -> Assignment:
+        """Return a new assignment whose program ends without a report, with exit status 1 and `LAST_WORDS`."""
+        return self._assignment((sys.executable, "-I", "-c", f"import sys; sys.exit({LAST_WORDS!r})"), None)
+
+    def _assignment(self, argv: tuple[str, ...], resources: Mapping[str, Any] | None) -> Assignment:
         claim = secrets.randbits(62) + 1
         return Assignment(
             claim=claim,
@@ -78,7 +87,7 @@ class FakeEndpoint:
             map_index=-1,
             attempt=1,
             resources=resources,
-            argv=(sys.executable, "-I", "-c", _PROGRAM, *arguments),
+            argv=argv,
             env={"FLUX_CLAIM": process.claim_text(claim), "FLUX_ENDPOINT": self.address},
         )
 

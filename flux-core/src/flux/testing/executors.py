@@ -13,11 +13,14 @@ import pytest
 from flux import process
 from flux.executor import Assignment, BaseExecutor
 from flux.testing.conformance import Conformance, fail, not_applicable, standard
-from flux.testing.endpoint import FakeEndpoint, Report
+from flux.testing.endpoint import LAST_WORDS, FakeEndpoint, Report
 
 __all__ = ["ExecutorConformance"]
 
 _T = TypeVar("_T")
+
+#: Between two questions what is gone.
+_GONE_SECONDS = 0.2
 
 #: What must not reach an attempt's machine, with values by which it would be seen.
 _PRIVATE = {
@@ -53,7 +56,7 @@ class ExecutorConformance(Conformance):
     executor: ClassVar[type[BaseExecutor]]
     #: What it is made with.
     parallelism: ClassVar[int] = 4
-    #: Seconds that a method may take: all later calls wait for it.
+    #: Seconds that a method may take: what takes longer costs another executor.
     call_seconds: ClassVar[float] = 5
     #: Seconds within which a cancelled assignment that had not begun is known never to begin.
     settle_seconds: ClassVar[float] = 1
@@ -194,6 +197,42 @@ class ExecutorConformance(Conformance):
                 fail(f"Programs that ended stay as zombies: {sorted(left)}. Wait for the processes that it starts.")
             scene.endpoint.await_silence(0.02)
 
+    @standard("execution", "gone")
+    def test_what_ends_before_it_has_begun_is_told_as_gone(self, scene: _Scene) -> None:
+        """For an executor that defines gone(): the attempt is then tried again at once, not after its time is over."""
+        self._needs_gone()
+        assignment = scene.begin(scene.endpoint.broken())
+        why = scene.await_gone_told(assignment)
+        if not str(why).strip():
+            fail(f"gone() tells {why!r} as the reason. Say in a line what ended and how: people read it.")
+        scene.endpoint.await_silence(self.settle_seconds)
+        if assignment.claim in scene.executor.gone():
+            fail("gone() tells a claim a second time. Tell each once, and forget it.")
+
+    @standard("execution", "last_words")
+    def test_what_is_gone_is_told_with_its_last_words(self, scene: _Scene) -> None:
+        """An interpreter that is missing, or has no Flux, says so on its standard error, and nowhere else."""
+        self._needs_gone()
+        why = scene.await_gone_told(scene.begin(scene.endpoint.broken()))
+        if LAST_WORDS not in str(why):
+            fail(
+                f"gone() tells {why!r}; the program's last line on standard error was {LAST_WORDS!r}. Keep the end of "
+                "what it writes there, and put it into the reason."
+            )
+
+    @standard("execution", "gone")
+    def test_what_runs_is_not_told_as_gone(self, scene: _Scene) -> None:
+        self._needs_gone()
+        assignment = scene.start()
+        scene.await_running(assignment)
+        scene.endpoint.await_silence(self.settle_seconds)
+        if assignment.claim in {*scene.gone, *scene.executor.gone()}:
+            fail("gone() tells a claim whose program runs: its attempt would be given away. Tell what has ended.")
+
+    def _needs_gone(self) -> None:
+        if self.executor.gone is BaseExecutor.gone:
+            not_applicable("it does not define gone(), so attempts wait until their time is over")
+
     @standard("robustness", "secrecy")
     def test_no_database_address_and_no_secret_reaches_the_program(self, scene: _Scene) -> None:
         if self.executor.uses_launcher:
@@ -232,11 +271,16 @@ class _Scene:
         self.executor = test.executor(test.parallelism)
         self._launched: list[tuple[int, int]] = []
         self._claims: list[int] = []
+        #: What `gone` has told.
+        self.gone: dict[int, str] = {}
         self.executor.bind(launch=self._launch, kill=self._kill)
 
     def start(self, *arguments: str, resources: Mapping[str, Any] | None = None) -> Assignment:
         """Start a new assignment; its program stays until it is cancelled or released."""
-        assignment = self.endpoint.assignment(*arguments, resources=resources)
+        return self.begin(self.endpoint.assignment(*arguments, resources=resources))
+
+    def begin(self, assignment: Assignment) -> Assignment:
+        """Have an assignment started."""
         self._claims.append(assignment.claim)
         self.call("start", lambda: self.executor.start(assignment))
         return assignment
@@ -257,13 +301,36 @@ class _Scene:
         return value
 
     def await_running(self, assignment: Assignment) -> Report:
-        report = self.endpoint.await_running(assignment.claim, self._test.limit_seconds)
+        deadline = time.monotonic() + self._test.limit_seconds
+        report = None
+        while report is None and time.monotonic() < deadline:
+            report = self.endpoint.await_running(assignment.claim, _GONE_SECONDS)
+            self._ask_gone()
         if report is None:
             fail(
                 f"start() returned, and the program did not report within {self._test.limit_seconds:g} s. Cause "
                 "assignment.argv to run with assignment.env where FLUX_ENDPOINT can be reached."
             )
         return report
+
+    def await_gone_told(self, assignment: Assignment) -> str:
+        deadline = time.monotonic() + self._test.limit_seconds
+        while assignment.claim not in self.gone:
+            if time.monotonic() > deadline:
+                fail(
+                    f"The program ended, and gone() did not tell its claim within {self._test.limit_seconds:g} s. "
+                    "Return the claims of what has ended, each with why."
+                )
+            self.endpoint.await_silence(_GONE_SECONDS)
+            self._ask_gone()
+        return self.gone[assignment.claim]
+
+    def _ask_gone(self) -> None:
+        """Ask as a supervisor does while anything is queued."""
+        found: Any = self.call("gone", self.executor.gone)
+        if not isinstance(found, Mapping) or not all(type(claim) is int for claim in found):
+            fail(f"gone() returned {found!r:.80}. Return a mapping of claims, which are numbers, to reasons.")
+        self.gone.update(found)
 
     def await_gone(self, assignment: Assignment, after: str) -> None:
         if not self.endpoint.await_gone(assignment.claim, self._test.limit_seconds):
