@@ -19,7 +19,8 @@ from flux.running.writer import Writer
 from flux.schedule import DataInterval
 from flux.states import RunKind
 from flux.store import dags, runs
-from flux.store.advance import Claimed, End, Holder, Outcomes
+from flux.store.advance import Outcomes
+from flux.store.attempts import Claimed, End, Holder
 from flux.store.dags import Dag, DagVersion, Reading
 from flux.store.runs import DagRun
 from flux.store.schema import attempt, dag_run, task_instance

@@ -12,9 +12,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from flux.schedule import DataInterval
-from flux.states import RunKind, RunState, State
+from flux.states import Outcome, RunKind, RunState, State
 from flux.store import dags, runs
-from flux.store.advance import Advance, Claimed, End, Holder, Outcome, Outcomes
+from flux.store.advance import Advance, Outcomes
+from flux.store.attempts import Claimed, End, Holder
 from flux.store.dags import DagVersion
 from flux.store.engine import Store
 from flux.store.runs import DagRun
@@ -307,5 +308,9 @@ def interleave(store: Store, first: Callable[[sa.Connection], object], second: C
 
 
 def _somebody_waits(connection: sa.Connection) -> bool:
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    return bool(connection.exec_driver_sql(waiting).scalar_one())
+    if connection.dialect.name == "postgresql":
+        of_database = "datname = current_database() AND wait_event_type = 'Lock'"
+        waiting = connection.exec_driver_sql(f"SELECT count(*) FROM pg_stat_activity WHERE {of_database}").scalar_one()
+    else:  # its list of transactions is not made anew while it is asked for all the time
+        waiting = connection.exec_driver_sql("SHOW GLOBAL STATUS LIKE 'Innodb_row_lock_current_waits'").one()[1]
+    return int(waiting) > 0

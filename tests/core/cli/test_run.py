@@ -17,7 +17,8 @@ from flux.cli import attempt_log
 from flux.errors import PluginError
 from flux.states import Event, Outcome
 from flux.store import naming, transitions
-from flux.store.advance import Advance, End, log_path
+from flux.store.advance import Advance
+from flux.store.attempts import End, log_path
 from flux.store.runs import DagRun
 from flux.store.structures import StructureCache
 from flux.times import utc_now

@@ -25,7 +25,8 @@ from flux.running.attempt_processes import exit_message
 from flux.running.server import Server
 from flux.running.versions import shelve
 from flux.states import Outcome
-from flux.store.advance import Claimed, End, Holder, Outcomes, log_path
+from flux.store.advance import Outcomes
+from flux.store.attempts import Claimed, End, Holder, log_path
 from flux.times import iso
 from tests.parts import NOW, Parts
 

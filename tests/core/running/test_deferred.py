@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from flux.running.deferred import Deferred
-from flux.store.advance import Claimed, End, Outcomes
+from flux.store.advance import Outcomes
+from flux.store.attempts import Claimed, End
 from flux.structure import SensorStructure
 from tests.parts import Parts, PlayedLauncher
 
@@ -250,7 +251,7 @@ def test_a_poke_under_way_at_the_time_limit_is_cancelled_and_its_answer_too_late
 def test_an_adopted_sensor_has_only_the_time_that_is_left(waits: Waits) -> None:
     waits.writer.stop_claiming()
     waits.adopts = True
-    from flux.store.advance import Holder
+    from flux.store.attempts import Holder
 
     waits.writer.begin_claiming(Holder(waits.parts.job, "launcher-1", "here"), [])
     waits.sensors(timeout=60.0, poke_interval=3600.0)

@@ -14,7 +14,7 @@ from flux.running.delivery import Delivery
 from flux.running.writer import Writer
 from flux.states import Outcome
 from flux.store import announcing, outbox, schema
-from flux.store.advance import End
+from flux.store.attempts import End
 from flux.wire import Message, Wire
 from tests.parts import NOW, Parts
 

@@ -15,7 +15,7 @@ from flux.drivers import KeptLog
 from flux.running.log_keeper import LogKeeper
 from flux.states import Outcome
 from flux.store import kept_logs, outbox
-from flux.store.advance import Claimed, End, log_path
+from flux.store.attempts import Claimed, End, log_path
 from tests.parts import NOW, HandClock, Parts
 from tests.waiting import until
 

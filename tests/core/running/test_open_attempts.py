@@ -17,7 +17,8 @@ from flux.attempt import AttemptEnd
 from flux.executors.local import LocalExecutor
 from flux.running.open_attempts import Attempts, explain_exit, read_result, rendered_file, result_file
 from flux.states import Outcome
-from flux.store.advance import Claimed, End, Outcomes
+from flux.store.advance import Outcomes
+from flux.store.attempts import Claimed, End
 from flux.times import iso
 from tests.parts import NOW, Parts, PlayedLauncher
 

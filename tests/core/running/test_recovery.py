@@ -21,7 +21,7 @@ from flux.running.open_attempts import result_file
 from flux.running.recovery import Stock, clean_up, reap, take_stock
 from flux.states import Outcome
 from flux.store import held, jobs, transitions
-from flux.store.advance import Claimed, End, Holder
+from flux.store.attempts import Claimed, End, Holder
 from flux.structure import SensorStructure
 from flux.times import utc_now
 from tests.parts import NOW, Parts
@@ -238,7 +238,7 @@ def ended_pid() -> int:
 
 def orphan(parts: Parts, host: str, boot: str | None, pid: int, tasks: Any = 1) -> Claimed:
     """An attempt of a supervisor of that host, boot and pid."""
-    from flux.store.advance import Holder
+    from flux.store.attempts import Holder
 
     job = parts.write(lambda connection: jobs.register(connection, "supervisor", host, boot, pid, utc_now()))
     parts.trigger(parts.define(tasks=tasks))

@@ -9,7 +9,7 @@ import pytest
 
 from flux.running.refusals import Refusals
 from flux.states import Outcome
-from flux.store.advance import Claimed
+from flux.store.attempts import Claimed
 from tests.parts import NOW, HandClock, Parts
 
 WORDS = "the executor refused it: ConnectionError: no cluster here"

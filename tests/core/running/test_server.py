@@ -18,7 +18,7 @@ from flux.errors import FluxError, NotFound, Refused
 from flux.running.server import Answer, Server
 from flux.states import Outcome
 from flux.store import audit, listing, variables
-from flux.store.advance import Claimed, End
+from flux.store.attempts import Claimed, End
 from flux.times import iso
 from tests.parts import NOW, Parts
 from tests.waiting import until

@@ -208,9 +208,9 @@ def test_a_dry_walk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_hosts_dry_walk_leaves_nothing(capfd: Any) -> None:
     loop = Loop()
-    before = set(os.listdir("/proc/self/fd"))
+    before = set(Path("/proc/self/fd").iterdir())
     attempt_processes.dry_walk(loop, standby.nothing()[1])
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert set(Path("/proc/self/fd").iterdir()) == before
     assert loop._seconds_to_sleep() is None, "no timer is left"
     assert capfd.readouterr() == ("", "")
     loop.close()

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from flux.errors import StoreError
 from flux.running.writer import Writer, has_space
 from flux.states import Outcome
-from flux.store.advance import Claimed, End
+from flux.store.attempts import Claimed, End
 from flux.store.schema import dag
 from tests.parts import NOW, Parts
 
@@ -80,7 +80,7 @@ def test_an_end_told_twice_frees_one_slot(parts: Parts) -> None:
 
 
 def test_attempts_that_run_already_take_their_slots(parts: Parts) -> None:
-    from flux.store.advance import Holder
+    from flux.store.attempts import Holder
 
     parts.trigger(parts.define(tasks=3))
     writer = parts.writer(parallelism=2, claims=False)
@@ -304,7 +304,7 @@ def test_a_folder_that_is_not_there_has_no_space(tmp_path: Path) -> None:
 
 def test_an_attempt_that_ended_before_claiming_began_takes_no_slot(parts: Parts) -> None:
     """A starting supervisor has told of its end already, but not heard of the commit."""
-    from flux.store.advance import Holder
+    from flux.store.attempts import Holder
 
     first, items = running(parts, 2, parallelism=1)
     first.stop(10)
@@ -318,7 +318,7 @@ def test_an_attempt_that_ended_before_claiming_began_takes_no_slot(parts: Parts)
 
 def test_beginning_again_does_not_lose_count_of_the_slots(parts: Parts) -> None:
     """Another launcher came: what its supervisor knows of the slots is older than what was committed."""
-    from flux.store.advance import Holder
+    from flux.store.attempts import Holder
 
     writer, items = running(parts, 3, parallelism=1)
     writer.begin_claiming(Holder(parts.job, "launcher-2", "here"), [])

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from flux.states import Event, Outcome, RunKind, RunState, State
 from flux.store import advance as advance_module
 from flux.store import dags, pools
-from flux.store.advance import End
+from flux.store.attempts import End
 from flux.store.runs import DagRun
 from flux.store.schema import dag, dag_version, rendered_fields, task_instance, task_result
 from flux.structure import SensorStructure

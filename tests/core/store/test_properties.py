@@ -21,7 +21,8 @@ from flux.errors import Refused
 from flux.states import Event, Outcome, RunKind, RunState, State
 from flux.store import advance as advance_module
 from flux.store import consistency, dags, pools, runs
-from flux.store.advance import End, time_out
+from flux.store.advance import time_out
+from flux.store.attempts import End
 from flux.store.dags import DagVersion
 from flux.store.engine import Store
 from flux.store.runs import DagRun

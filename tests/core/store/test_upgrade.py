@@ -12,7 +12,8 @@ from flux.errors import Refused
 from flux.schedule import DataInterval
 from flux.states import Outcome, RunKind, RunState, State
 from flux.store import dags, runs, upgrade
-from flux.store.advance import Advance, End, Holder, Outcomes
+from flux.store.advance import Advance, Outcomes
+from flux.store.attempts import End, Holder
 from flux.store.engine import Store
 from flux.store.runs import DagRun
 from flux.store.schema import task_instance
@@ -103,6 +104,70 @@ def test_what_has_finished_stays_finished(world: _World) -> None:
     world.version({"b": {"upstream": ["c"]}, "c": {}, "a": {}})
     world.upgrade(run)
     assert world.states(run) == {"a": "success", "b": "started", "c": "ready"}
+
+
+def test_a_branch_that_has_chosen_keeps_its_choice_when_tasks_are_numbered_anew(world: _World) -> None:
+    gate = {"gate": "branch", "gates": ["left", "right"]}
+    tasks: dict[str, dict[str, Any]] = {
+        "one": gate,
+        "two": gate,
+        "left": {"upstream": ["one", "two"]},
+        "right": {"upstream": ["one", "two"]},
+    }
+    run = world.run(world.version(tasks))
+    claimed = {item.task.task_id: item for item in world.step().claimed}
+    world.step(End(claimed["one"].claim, Outcome.SUCCESS, None, world.now, chosen=["left"]))
+    added = {"before": {}, **tasks, "nobodys": {"upstream": ["one"]}, "below": {"upstream": ["one", "left"]}}
+    for name in ("one", "two"):
+        gates = ["left", "right", "nobodys", "below"] if name == "one" else ["left", "right"]
+        added[name] = {"gate": "branch", "gates": gates}
+    world.version(added)
+    world.upgrade(run)
+    assert world.states(run)["nobodys"] == "skipped"
+    world.step(End(claimed["two"].claim, Outcome.SUCCESS, None, world.now, chosen=["left", "right"]))
+    assert world.states(run) | {"before": ""} == {
+        "before": "", "one": "success", "two": "success", "left": "started", "right": "skipped",
+        "nobodys": "skipped", "below": "waiting",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("is_open", "state"), [(False, "skipped"), (True, "started")])
+def test_a_short_circuit_that_has_closed_closes_what_is_new_below_it(world: _World, is_open: bool, state: str) -> None:
+    tasks: dict[str, dict[str, Any]] = {
+        "slow": {},
+        "door": {"gate": "short_circuit", "gates": ["after"]},
+        "after": {"upstream": ["slow", "door"]},
+    }
+    run = world.run(world.version(tasks))
+    claimed = {item.task.task_id: item for item in world.step().claimed}
+    chosen = None if is_open else []
+    world.step(End(claimed["door"].claim, Outcome.SUCCESS, None, world.now, chosen=chosen))
+    tasks["door"]["gates"] = ["after", "new"]
+    world.version({"before": {}, **tasks, "new": {"upstream": ["slow", "door"]}})
+    world.upgrade(run)
+    world.step(End(claimed["slow"].claim, Outcome.SUCCESS, None, world.now))
+    assert (world.states(run)["after"], world.states(run)["new"]) == (state, state)
+
+
+def test_an_attempt_that_cost_nothing_still_costs_nothing(world: _World) -> None:
+    run = world.run(world.version({"a": {"retries": 1}}))
+    (first,) = world.step().claimed
+    (second,) = world.step(End(first.claim, Outcome.NEVER_LAUNCHED, "the launcher died", world.now)).claimed
+    world.version({"a": {"retries": 1}, "b": {}})
+    world.upgrade(run)
+    world.step(End(second.claim, Outcome.FAILED, "by the test", world.now))
+    assert world.states(run)["a"] == "retrying"
+
+
+def test_what_has_not_begun_takes_the_limits_of_the_new_version_and_what_runs_keeps_its_own(world: _World) -> None:
+    run = world.run(world.version({"a": {"pool": "none"}, "b": {}}))
+    assert [item.task.task_id for item in world.step().claimed] == ["b"]  # nobody has made that pool
+    world.version({"a": {"queue": "fast"}, "b": {"pool": "none", "pool_slots": 3}})
+    world.upgrade(run)
+    query = sa.select(task_instance.c.task_id, task_instance.c.queue, task_instance.c.pool_slots)
+    rows = world.store.read(lambda connection: connection.execute(query).all())
+    assert sorted(tuple(row) for row in rows) == [("a", "fast", 1), ("b", "default", 1)]
+    assert [item.task.task_id for item in world.step().claimed] == ["a"]
 
 
 def test_a_gone_task_that_runs_refuses_the_upgrade_and_nothing_moves(world: _World) -> None:

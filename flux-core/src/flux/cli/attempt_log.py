@@ -209,7 +209,7 @@ def _has_ended(flux: Flux, place: Place) -> bool:
 
 
 def _path(flux: Flux, place: Place, attempt: int) -> Path:
-    from flux.store.advance import log_path
+    from flux.store.attempts import log_path
 
     index = -1 if place.map_index is None else place.map_index
     return flux.config.logs_folder / log_path(place.run, place.task_id, index, attempt)

@@ -39,7 +39,7 @@ from flux.running.open_attempts import end_exit, end_told, make_assignment, make
 from flux.running.refusals import Refusals
 from flux.states import Outcome
 from flux.store import transitions
-from flux.store.advance import Claimed, End
+from flux.store.attempts import Claimed, End
 from flux.times import Clock, from_iso, iso
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from flux.config import Config
 from flux.loop import Loop, Timer
 from flux.running.open_attempts import make_spec, read_text
 from flux.states import Outcome
-from flux.store.advance import Claimed, End
+from flux.store.attempts import Claimed, End
 from flux.structure import SensorStructure
 from flux.times import Clock
 

@@ -24,7 +24,7 @@ from flux.loop import Loop, Timer
 from flux.running import attempt_processes, faults
 from flux.running.refusals import Refusals
 from flux.states import Outcome
-from flux.store.advance import Claimed, End, log_path
+from flux.store.attempts import Claimed, End, log_path
 from flux.times import Clock, from_iso, iso
 
 if TYPE_CHECKING:

@@ -25,7 +25,8 @@ from flux.running.open_attempts import end_of_lost, result_file
 from flux.running.versions import shelve
 from flux.states import Outcome, State
 from flux.store import held, jobs, runs, transitions
-from flux.store.advance import Advance, Claimed, End
+from flux.store.advance import Advance
+from flux.store.attempts import Claimed, End
 from flux.store.held import Held
 from flux.store.runs import DagRun, Structures
 from flux.store.structures import StructureCache

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from flux.states import Outcome
-from flux.store.advance import Claimed, End
+from flux.store.attempts import Claimed, End
 from flux.times import Clock
 
 _FIRST_SECONDS = 1.0

@@ -44,7 +44,8 @@ from flux.running.versions import Shelf, Shelved
 from flux.running.writer import Writer, has_space, show
 from flux.states import Outcome
 from flux.store import announcing, jobs, outbox
-from flux.store.advance import Claimed, End, Holder, Outcomes
+from flux.store.advance import Outcomes
+from flux.store.attempts import Claimed, End, Holder
 from flux.store.dags import Registered
 from flux.store.structures import StructureCache
 from flux.times import SystemClock, iso, utc_now

@@ -28,7 +28,8 @@ from flux.errors import DamagedVersion, StoreError
 from flux.loop import Loop
 from flux.running import faults
 from flux.states import Outcome
-from flux.store.advance import Advance, End, Holder, Outcomes
+from flux.store.advance import Advance, Outcomes
+from flux.store.attempts import End, Holder
 from flux.store.engine import Store
 from flux.store.structures import StructureCache
 from flux.times import Clock

@@ -17,7 +17,6 @@ the room on.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -27,88 +26,24 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import bindparam
 
-from flux import graph, retries
 from flux.dependencies import unmet
 from flux.errors import DamagedVersion
 from flux.states import TERMINAL, TRANSITIONS, Event, Outcome, RunState, State
-from flux.store import kept_logs, resolving, runs, transitions
+from flux.store import ending, resolving, runs, transitions
+from flux.store.attempts import Claimed, End, Holder, log_path
 from flux.store.keyed import Keyed
 from flux.store.limits import key_text, parse_key
 from flux.store.prepared import Prepared
 from flux.store.resolving import Ended
 from flux.store.runs import DagRun, Structures
-from flux.store.schema import dag_run, rendered_fields, task_instance, task_result
+from flux.store.schema import dag_run, task_instance
 from flux.store.scope import ROWS, Row, Scope
 from flux.store.structures import StructureCache
 from flux.structure import TaskStructure
 
-#: A task instance that was lost this many times in a row fails, so that it cannot walk through a whole fleet.
-MAX_LOSSES = 3
-#: After these it is not known whether an attempt can come to a good end: losses before them count on.
-_TELLS_NO_HEALTH = (Outcome.LOST, Outcome.NEVER_LAUNCHED)
 _BATCH = 64
 #: Batches asked in one transaction; what is left is for the next, so that others get their turn.
 _MOST_BATCHES = 16
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """How an attempt ended, as the supervisor learned it."""
-
-    claim: int
-    outcome: Outcome
-    #: One line for people; None after success.
-    reason: str | None
-    ended_at: datetime
-    #: When its process began; None: not known, the time of the claim stands.
-    started_at: datetime | None = None
-    #: False: no further attempt, whatever `retries` says.
-    may_retry: bool = True
-    #: True: try again even when no retries are left (`on_interrupt="retry"`).
-    must_retry: bool = False
-    #: Of one that was never launched: not before this moment, with its slots free until then; None: at once.
-    not_before: datetime | None = None
-    pid: int | None = None
-    exit_status: int | None = None
-    signal: int | None = None
-    max_rss_bytes: int | None = None
-    #: key -> typed JSON, and key -> path of a file relative to the logs folder.
-    results: dict[str, str] = field(default_factory=dict)
-    result_files: dict[str, str] = field(default_factory=dict)
-    #: What a branch chose; [] of a short-circuit: it closes all it gates; None: closes nothing.
-    chosen: list[str] | None = None
-    #: JSON {field: text}.
-    rendered: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """Who opens attempts: a job row, the launcher it uses, and its host's name."""
-
-    job_id: int
-    launcher: str
-    host: str
-    #: Attempts are given to an executor that begins them when and where it likes; False: they begin at once, here.
-    queues: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """An attempt that this transaction opened; it is to be launched after the commit."""
-
-    claim: int
-    task_instance_id: int
-    run: DagRun
-    version_id: int
-    task: TaskStructure
-    map_index: int
-    attempt: int
-    max_attempts: int
-    started_at: datetime
-    #: Of a sensor.
-    deadline_at: datetime | None
-    #: What Ctrl-C makes of it: "fail" or "retry".
-    on_interrupt: str
 
 
 @dataclass(slots=True)
@@ -211,32 +146,12 @@ class Advance:
         held = {row.claim for row in rows}
         self.outcomes.fenced += [claim for claim in by_claim if claim not in held]
         self._scope.load_limits(row for row in rows if row.holds)
-        moves: dict[Event, list[dict[str, Any]]] = {}
-        closings = []
-        terminal: list[Ended] = []
-        again: list[Row] = []
+        endings = ending.write(self._scope, rows, by_claim)
         for row in rows:
-            end = by_claim[row.claim or 0]
-            event, wake_at = self._event(row, end)
-            closes = self._closes(row, end) if event is Event.SUCCEED else ()
-            moves.setdefault(event, []).append(_end_values(row, end, event, wake_at, closes))
-            closings.append(_attempt_values(end))
-            if wake_at is not None:
-                self.outcomes.retrying.append((row.id, wake_at))
-            elif event is Event.REQUEUE:
-                again.append(row)
-            else:
-                terminal.append(Ended(row, TRANSITIONS[event].target, closes))
             self._give_back(row)
-        for event, values in moves.items():
-            transitions.end_attempts(self._connection, event, values)
-        if closings:
-            transitions.close_attempts(self._connection, closings)
-        self._store_results(rows, by_claim)
-        if kept_logs.is_wanted(self._connection):
-            kept_logs.note(self._connection, [(row.dag_run_id, row.claim) for row in rows if row.claim], self._now)
-        self._note_ready(again)
-        self._resolve(terminal)
+        self.outcomes.retrying += endings.retrying
+        self._note_ready(endings.again)
+        self._resolve(endings.terminal)
 
     def wake(self, ids: Sequence[int]) -> None:
         """Make retrying task instances ready; those that are no longer retrying are left alone."""
@@ -306,55 +221,6 @@ class Advance:
         self.outcomes.more = self.outcomes.more or self._is_unasked
 
     # --- ending ----------------------------------------------------------------------------------------------------
-
-    def _event(self, row: Row, end: End) -> tuple[Event, datetime | None]:
-        """The event an end stands for, and when the next attempt is due."""
-        if end.outcome is Outcome.SUCCESS:
-            return Event.SUCCEED, None
-        if end.outcome is Outcome.SKIPPED:
-            return Event.SKIP, None
-        if self._scope.runs[row.dag_run_id].reason is not None:  # its dagrun_timeout has passed: nothing begins again
-            return Event.FAIL, None
-        if end.outcome is Outcome.NEVER_LAUNCHED:
-            return (Event.REQUEUE, None) if end.not_before is None else (Event.PUT_OFF, end.not_before)
-        if end.must_retry:
-            return Event.RETRY, self._now
-        lost_for_good = end.outcome is Outcome.LOST and row.losses + 1 >= MAX_LOSSES
-        wake_at = retries.decide(
-            self._scope.task(row),
-            row.attempt,
-            row.max_attempts,
-            row.id,
-            self._now,
-            allowed=end.may_retry and not lost_for_good,
-        )
-        return (Event.FAIL, None) if wake_at is None else (Event.RETRY, wake_at)
-
-    def _closes(self, row: Row, end: End) -> tuple[int, ...]:
-        """The indices of the tasks that a gate which succeeded closes."""
-        task = self._scope.task(row)
-        if task.gate is None or end.chosen is None:
-            return ()
-        if task.gate == "branch":
-            structure = self._scope.structure(row)
-            chosen = [structure.index_of[name] for name in end.chosen if name in structure.index_of]
-            kept = graph.reach(chosen, [other.downstream for other in structure.tasks]) | set(chosen)
-            return tuple(index for index in task.downstream if index not in kept)
-        return task.gates
-
-    def _store_results(self, rows: Sequence[Row], ends: dict[int, End]) -> None:
-        results, rendered = [], []
-        for row in rows:
-            end = ends[row.claim or 0]
-            key = {"task_instance_id": row.id, "attempt": row.attempt}
-            results += [{**key, "key": name, "value": text, "path": None} for name, text in end.results.items()]
-            results += [{**key, "key": name, "value": None, "path": path} for name, path in end.result_files.items()]
-            if end.rendered is not None:
-                rendered.append({**key, "fields": end.rendered})
-        if results:
-            self._connection.execute(sa.insert(task_result), results)
-        if rendered:
-            self._connection.execute(sa.insert(rendered_fields), rendered)
 
     def _give_back(self, row: Row) -> None:
         if not row.holds:
@@ -570,31 +436,3 @@ def release(connection: sa.Connection, keys: Iterable[str], now: datetime) -> No
     advance = Advance(connection, StructureCache().through(connection), now)
     advance.release(keys)
     advance.write()
-
-
-def log_path(run: DagRun, task_id: str, map_index: int, attempt: int) -> str:
-    """Return the path of an attempt's log, relative to the logs folder."""
-    mapped = "-" if map_index < 0 else str(map_index)
-    return f"{run.dag_id}/{run.run_id}/{task_id}/{mapped}/{attempt}.log"
-
-
-def _end_values(row: Row, end: End, event: Event, wake_at: datetime | None, closes: tuple[int, ...]) -> dict[str, Any]:
-    values: dict[str, Any] = {"b_claim": end.claim, "b_ended_at": end.ended_at}
-    if event is Event.REQUEUE:
-        return values
-    losses = row.losses + (end.outcome is Outcome.LOST) if end.outcome in _TELLS_NO_HEALTH else 0
-    reason = end.reason if losses < MAX_LOSSES else f"lost {losses} times in a row, and so given up; {end.reason}"
-    values |= {"b_reason": reason, "b_losses": losses}
-    if event in (Event.RETRY, Event.PUT_OFF):
-        values["b_wake_at"] = wake_at
-    if event is Event.SUCCEED:
-        values["b_closes"] = json.dumps(closes) if closes else None
-    return values
-
-
-def _attempt_values(end: End) -> dict[str, Any]:
-    return {
-        "b_claim": end.claim, "b_started_at": end.started_at, "b_ended_at": end.ended_at, "b_outcome": end.outcome,
-        "b_reason": end.reason, "b_pid": end.pid, "b_exit_status": end.exit_status, "b_signal": end.signal,
-        "b_max_rss_bytes": end.max_rss_bytes,
-    }  # fmt: skip

@@ -12,7 +12,7 @@ from sqlalchemy import bindparam
 
 from flux.states import HELD, State
 from flux.store import runs
-from flux.store.advance import Claimed
+from flux.store.attempts import Claimed
 from flux.store.jobs import Job
 from flux.store.runs import DagRun, Structures
 from flux.store.schema import attempt, job, task_instance, task_result
