@@ -24,6 +24,8 @@ ROOT = Path(__file__).parent
 PACKAGES = ("flux-core", "flux-provider-mysql")
 #: The servers that tests need, by the variable that names each.
 SERVICES = {"FLUX_TEST_POSTGRES": "postgres", "FLUX_TEST_MARIADB": "mariadb", "FLUX_TEST_MYSQL": "mysql"}
+#: Of the store's tests MariaDB and MySQL run those that differ there; `-- --all` runs all of them.
+SELECTION = ("-m", "representative or not (mariadb or mysql)")
 #: Of each provider with an example: its DAG, its connection, and the variables of the servers that it runs against.
 EXAMPLES = {
     "flux-provider-mysql": ("mysql_example", "FLUX_CONN_MYSQL_DEFAULT", ("FLUX_TEST_MARIADB", "FLUX_TEST_MYSQL")),
@@ -45,8 +47,11 @@ def install(session: nox.Session, *tools: str, extras: str = "") -> None:
 
 
 def run_pytest(session: nox.Session, *defaults: str, env: dict[str, str] | None = None) -> None:
-    """Run pytest on the session's arguments, or on `defaults` when there are none."""
-    session.run("python", "-m", "pytest", *(session.posargs or defaults), env=env, interrupt_timeout=PATIENCE)
+    """Run pytest on the session's arguments, or on `defaults` when there are none; on `--all` without a selection."""
+    given = session.posargs or defaults
+    if session.posargs == ["--all"]:
+        given = [each for each in defaults if each not in SELECTION]
+    session.run("python", "-m", "pytest", *given, env=env, interrupt_timeout=PATIENCE)
 
 
 @nox.session
@@ -71,17 +76,25 @@ def dev(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run all tests but those of whole systems. What needs a database server skips unless one is named."""
+    """Run all tests but those of whole systems. What needs a database server skips unless one is named.
+
+    On MariaDB and MySQL only a selection; `-- --all` runs the whole there too.
+    """
     install(session, extras="[postgres,testing]")
-    run_pytest(session, "tests", "--ignore=tests/acceptance", "--ignore=tests/benchmarks")
+    run_pytest(
+        session, "tests", *(f"--ignore=tests/{name}" for name in ("acceptance", "benchmarks", "chaos")), *SELECTION
+    )
 
 
 @nox.session
 def integration(session: nox.Session) -> None:
-    """Start private servers and run the tests that use them; a missing service is a failure here."""
+    """Start private servers and run the tests that use them; a missing service is a failure here.
+
+    On MariaDB and MySQL only a selection; `-- --all` runs the whole there too.
+    """
     install(session, extras="[postgres,testing]")
     folders = ("tests/core/store", "tests/core/running", "tests/provider_mysql", "tests/services")
-    run_pytest(session, *folders, env={"CI": "true", **start_services(session)})
+    run_pytest(session, *folders, *SELECTION, env={"CI": "true", **start_services(session)})
 
 
 @nox.session
@@ -92,6 +105,14 @@ def acceptance(session: nox.Session) -> None:
     if os.environ.get("CI"):  # at home the test that forks after them skips without them
         session.install("numpy", "pandas", "pyarrow")
     run_pytest(session, "tests/acceptance")
+
+
+@nox.session
+def chaos(session: nox.Session) -> None:
+    """Live through a random day: `-- --seed N --minutes 5 --database postgresql`. The seed is printed first."""
+    install(session, extras="[postgres,testing]")
+    session.run("python", "-m", "pytest", "-q", "tests/chaos")
+    session.run("python", "-m", "tests.chaos", *session.posargs, interrupt_timeout=PATIENCE)
 
 
 @nox.session
@@ -112,9 +133,11 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Check types, strictly."""
+    """Check types, strictly, and what they tell the author of a manifest."""
     install(session, "mypy", "nox", extras="[postgres,testing]")
     session.run("mypy", *session.posargs)
+    if not session.posargs:
+        session.run("python", "-m", "pytest", "-q", "tests/core/plugins/test_protocols.py")
 
 
 @nox.session

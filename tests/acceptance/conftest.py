@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 
 from tests.acceptance import invariants
 from tests.acceptance.system import System
+from tests.databases import empty_database
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -24,7 +22,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def system(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[System]:
-    """A home that does not exist yet, on SQLite, or on what `both_databases` says; afterwards the invariants hold.
+    """A home that does not exist yet, on SQLite, or on what such as `both_databases` says; afterwards invariants hold.
 
     A system that still runs is checked, interrupted, and checked again.
     """
@@ -48,19 +46,5 @@ def _database(kind: str) -> Iterator[str | None]:
     if kind == "sqlite":
         yield None
         return
-    server = os.environ.get("FLUX_TEST_POSTGRES")
-    if not server:
-        reason = "FLUX_TEST_POSTGRES names no server; tests/services/services.sh starts one"
-        if os.environ.get("CI", "").lower() in ("1", "true"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    name = f"flux_test_{uuid.uuid4().hex[:12]}"
-    engine = sa.create_engine(server, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name}")
-    try:
-        yield engine.url.set(database=name).render_as_string(hide_password=False)
-    finally:
-        with engine.connect() as connection:
-            connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
-        engine.dispose()
+    with empty_database(kind) as url:
+        yield url

@@ -15,22 +15,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from flux import config, process
 from flux.app import Flux
+from flux.cli import output
+from flux.errors import NotFound
 from flux.running import actions, home
-from flux.store import listing
+from flux.store import dags, listing
 from flux.store.listing import AttemptRow, TaskInstanceRow
+from tests.databases import parameters
 from tests.waiting import until
 
 #: Stated bounds are waited for this many times as long: the machine has other work.
-NOISE = 3
+NOISE = 5
 FLUX = Path(sys.executable).with_name("flux")
 
 #: For tests that are run on both databases, as representatives of their kind.
-both_databases = pytest.mark.parametrize(
-    "system", ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)], indirect=True
+both_databases = pytest.mark.parametrize("system", parameters("sqlite", "postgresql"), indirect=True)
+#: For the few that are run on all of them.
+every_database = pytest.mark.parametrize(
+    "system", parameters("sqlite", "postgresql", "mariadb", "mysql"), indirect=True
 )
+every_server = pytest.mark.parametrize("system", parameters("postgresql", "mariadb", "mysql"), indirect=True)
 
 
 @dataclass(frozen=True)
@@ -259,6 +266,31 @@ class System:
             environ = {name: value for name, value in self.environ.items() if name.startswith("FLUX_")}
             self._flux = Flux.open(config.load(environ), create=True)
         return self._flux
+
+    # What tests ask again and again is read here; a process for each look would keep a core from the system.
+
+    def runs(self, dag_id: str) -> list[dict[str, Any]]:
+        """The runs of a DAG as `flux run list --json` has them, but oldest first."""
+        rows = self.opened.store.read(lambda connection: listing.runs(connection, dag_id=dag_id))
+        return [output.plain(row) for row in reversed(rows)]
+
+    def dag_version(self, dag_id: str) -> dags.DagVersion | None:
+        """The newest version of a DAG once the running system has read changed files; None: there is no such DAG."""
+
+        def newest(connection: sa.Connection) -> dags.DagVersion | None:
+            try:
+                found = dags.by_id(connection, dag_id)
+            except NotFound:
+                return None
+            return None if found.dag_version_id is None else dags.version(connection, found.dag_version_id)
+
+        actions.sync_folder(self.opened)
+        return self.opened.store.read(newest)
+
+    def dag_errors(self) -> dict[str, dict[str, Any]]:
+        """{file: why it could not be read} once the running system has read changed files."""
+        actions.sync_folder(self.opened)
+        return {file.path: file.error or {} for file in self.opened.store.read(dags.errors)}
 
     def run_state(self, run: Run) -> str:
         return self.opened.store.read(lambda connection: listing.run(connection, run.dag_id, run.run_id)).state

@@ -188,7 +188,7 @@ def test_rubbish_at_the_launchers_socket_harms_nobody(system: System) -> None:
     )
     run = system.trigger("one")
     system.wait(run)
-    until(lambda: system.pid_of("launcher") == launcher, 5, "the same launcher")
+    until(lambda: system.pid_of("launcher") == launcher, 5 * NOISE, "the same launcher")
 
 
 def test_supervisor_that_cannot_write_its_folder_when_it_starts_goes_on_when_it_can(system: System) -> None:

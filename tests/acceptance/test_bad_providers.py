@@ -164,7 +164,11 @@ def test_together_each_is_named_and_the_good_ones_work(installation: Installatio
 
 
 def test_together_the_list_for_people_is_whole_too(installation: Installation) -> None:
-    done = installation.flux("provider", "list")
+    """All but those that run forever: these take seconds at each start, and the list of the others is as long."""
+    quick = [name for name, case in CASES.items() if not case.endswith("forever")]
+    done = installation.flux(
+        "provider", "list", FLUX_PROVIDERS_ONLY=",".join(["alpha", "omega", *quick, "twin", *SPOILT])
+    )
     assert done.returncode == 0, done.stderr
     assert "hello from the provider" not in done.stdout
     for name in ("core", "alpha", "omega", *CASES, "twin", *SPOILT):

@@ -25,20 +25,20 @@ KEPT = """
 
 
 def errors(system: System) -> dict[str, dict[str, Any]]:
-    """{file: its import error}."""
+    """{file: its import error} as people are shown it."""
     return {row["file"]: row for row in json.loads(system.flux("dag", "errors", "--json").out)}
 
 
 def wait_error(system: System, file: str, seconds: float = 5 * NOISE) -> dict[str, Any]:
-    return until(lambda: errors(system).get(file), seconds, f"an error of {file}; {errors(system)}") or {}
+    return until(lambda: system.dag_errors().get(file), seconds, f"an error of {file}") or {}
 
 
 def wait_version(system: System, dag_id: str, version: int, seconds: float = 2 * NOISE) -> None:
     """Wait until the store has so many versions of a DAG."""
 
     def there() -> bool:
-        shown = system.flux("dag", "show", dag_id, "--json")
-        return shown.code == 0 and shown.json["version"] == version
+        newest = system.dag_version(dag_id)
+        return newest is not None and newest.number == version
 
     until(there, seconds, f"version {version} of {dag_id}")
 
@@ -85,7 +85,7 @@ def test_bad_files_are_named_with_their_fault_and_everything_else_goes_on(system
         (system.home / "dags" / f"{name}.py").write_text(source)
     run = system.trigger("kept")
     system.wait(run, seconds=5 * NOISE)
-    until(lambda: len(errors(system)) == len(BAD), 10 * NOISE, f"all errors; there are {errors(system).keys()}")
+    until(lambda: len(system.dag_errors()) == len(BAD), 10 * NOISE, "all errors")
     found = errors(system)
     for name, (_, message) in BAD.items():
         assert message in found[f"{name}.py"]["message"], found[f"{name}.py"]
@@ -96,7 +96,7 @@ def test_bad_files_are_named_with_their_fault_and_everything_else_goes_on(system
     wait_version(system, "new", 1)
     for name in BAD:
         (system.home / "dags" / f"{name}.py").unlink()
-    until(lambda: errors(system) == {}, 5 * NOISE, "the errors to go with their files")
+    until(lambda: system.dag_errors() == {}, 5 * NOISE, "the errors to go with their files")
 
 
 def test_file_that_prints_a_gigabyte_is_read_in_flat_memory(system: System) -> None:
@@ -123,6 +123,7 @@ def test_broken_file_leaves_its_last_good_version_running_and_its_mending_is_liv
     system.up()
     system.dag("kept", "broken(")
     assert wait_error(system, "kept.py")["line"] == 1
+    assert errors(system)["kept.py"]["line"] == 1
     run = system.trigger("kept")
     system.wait(run)
     assert "this is one" in system.log(run, "says")
@@ -140,7 +141,7 @@ def test_dag_id_that_becomes_free_goes_to_the_file_that_was_refused(system: Syst
     system.dag("other", KEPT.format(name="other"))
     assert "already defined in 'kept.py'" in wait_error(system, "other.py")["message"]
     (system.home / "dags" / "kept.py").unlink()
-    until(lambda: errors(system) == {}, 5 * NOISE, "the refused file to be read again")
+    until(lambda: system.dag_errors() == {}, 5 * NOISE, "the refused file to be read again")
     run = system.trigger("kept")
     system.wait(run)
     assert "this is other" in system.log(run, "says")
@@ -158,7 +159,7 @@ def test_file_whose_name_is_not_text_is_an_error_until_it_is_renamed(system: Sys
     system.up()
     file = Path(os.fsdecode(os.fsencode(system.home / "dags") + b"/odd\xff.py"))
     system.dag("kept", KEPT.format(name="odd")).rename(file)
-    (name,) = until(lambda: list(errors(system)), 5 * NOISE, "an error")
+    (name,) = until(lambda: list(system.dag_errors()), 5 * NOISE, "an error")
     assert "not valid UTF-8" in errors(system)[name]["message"]
     system.stop()
     system.up()

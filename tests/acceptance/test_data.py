@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.system import NOISE, System, both_databases
+from tests.acceptance.system import NOISE, System, every_database
 from tests.waiting import until
 
 MB = 1_000_000
@@ -67,7 +67,7 @@ RESULTS = """
 """
 
 
-@both_databases
+@every_database
 def test_values_arrive_as_they_left(system: System) -> None:
     """Scenarios 52 and 53: beyond 64 KB beside the log, up to 10 MB."""
     system.dag("results", RESULTS)
@@ -177,7 +177,7 @@ def peak_kb(pid: int) -> int:
     return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
 
 
-@both_databases
+@every_database
 def test_any_text_of_an_error_is_kept_as_a_reason_of_bounded_length(system: System) -> None:
     """A NUL is no text for PostgreSQL, half a surrogate pair none for any database."""
     source = """

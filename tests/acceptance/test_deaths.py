@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flux import process
-from tests.acceptance.system import NOISE, Run, System, both_databases
+from tests.acceptance.system import NOISE, Run, System, both_databases, every_database
 from tests.waiting import until
 
 #: One task that says it ran; no retries.
@@ -76,7 +76,7 @@ def test_supervisor_that_dies_after_the_launch_finds_its_task_again(system: Syst
     assert (lines(system, "ran"), lines(system, "ran2")) == (1, 1)
 
 
-@both_databases
+@every_database
 @pytest.mark.parametrize("point", ["before_end_commit", "after_end_commit"])
 def test_end_of_a_task_is_recorded_once_whenever_the_supervisor_dies(system: System, point: str) -> None:
     """Scenarios 3 and 15: the launcher keeps the exit, and tells it again after the end was recorded."""
@@ -378,7 +378,7 @@ def test_next_system_goes_on_where_a_killed_one_stopped(system: System) -> None:
     pids = sorted(system.processes())
     for pid in (system.pid_of("hypervisor"), system.pid_of("supervisor"), system.pid_of("launcher")):
         os.kill(pid, signal.SIGKILL)
-    until(lambda: not process.is_alive(pids[0]), 5, "the hypervisor's death")
+    until(lambda: not process.is_alive(pids[0]), 5 * NOISE, "the hypervisor's death")
     system.up()
     system.wait_log(run, "hold", "begun", attempt=2)
     assert first not in {process.carried_claim(pid) for pid in system.processes()}
@@ -393,7 +393,7 @@ def test_system_started_over_a_killed_ones_leftovers_ends_them_first(system: Sys
     system.wait_log(run, "hold", "begun")
     launcher = system.pid_of("launcher")
     system.kill("hypervisor")
-    until(lambda: not system.is_up, 5, "the hypervisor's death")
+    until(lambda: not system.is_up, 5 * NOISE, "the hypervisor's death")
     system.up()
     assert not process.is_alive(launcher)
     assert system.task(run, "hold").state == "failed"

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from cryptography.fernet import Fernet
 from flux import process
 from flux.running import home
 from flux.store import listing
-from tests.acceptance.system import NOISE, System, both_databases
+from tests.acceptance.system import NOISE, Run, System, both_databases
 from tests.providers.installing import install
 from tests.waiting import until
 
@@ -48,11 +49,6 @@ class Hopping:
         """The claims of a task that the executor was to start, oldest first."""
         words = [call.split() for call in self.calls]
         return [int(call[1]) for call in words if call[0] == "start" and call[2] == task_id]
-
-    def words(self) -> str:
-        """What agents have printed."""
-        file = self.folder / "words"
-        return file.read_text() if file.exists() else ""
 
     def agent(self, claim: int) -> int:
         """The pid of the agent of a claim, as soon as there is one."""
@@ -237,10 +233,14 @@ def test_lost_agent_is_found_out_and_its_attempt_retried(hopping: Hopping) -> No
     run = system.trigger("long")
     child = child_of(system, run)
     (claim,) = hopping.starts("long")
+    folder = Path(f"/proc/{child}/cwd").readlink()
+    assert folder.name.startswith("flux-agent-")
     os.kill(hopping.agent(claim), signal.SIGKILL)
     second = child_of(system, run, attempt=2)
     assert not process.is_alive(child), "the first attempt's processes must be gone before the second begins"
     assert process.is_alive(second)
+    assert not folder.exists(), "what the killed agent could not remove is to be swept"
+    assert Path(f"/proc/{second}/cwd").readlink().exists()
     go.touch()
     system.wait(run)
     assert system.outcomes(run, "long") == ["lost", "success"]
@@ -364,6 +364,88 @@ def test_executor_that_refuses_costs_no_attempt_and_does_not_end_the_supervisor(
     system.wait(run)
     assert "node-1 does not answer" in (system.attempts(run, "long")[0].reason or "")
     assert supervisor == system.pid_of("supervisor")
+
+
+PAIR = """
+from flux import DAG, task
+with DAG("pair", schedule=None):
+    @task(priority_weight=9, pool="one")
+    def first():
+        pass
+    @task(pool="one")
+    def second():
+        pass
+    first(), second()
+"""
+
+
+def pair_dag(hopping: Hopping) -> System:
+    """A running system of one slot, whose DAG `pair` has two tasks in a pool of one slot, `first` before `second`."""
+    system = hopping.system
+    system.dag("pair", PAIR)
+    system.up(FLUX_PARALLELISM="1", FLUX_QUEUED_TIMEOUT_SECONDS="4", FLUX_EXECUTOR_CALL_SECONDS="3")
+    assert system.flux("pool", "set", "one", "1").code == 0
+    return system
+
+
+def why(system: System, run: Run, task_id: str) -> str:
+    """What `flux why` says."""
+    return " ".join(reason["message"] for reason in system.json("why", run.dag_id, run.run_id, task_id)["reasons"])
+
+
+def test_what_is_always_refused_holds_up_nobody_and_fails_in_the_words_of_its_executor(hopping: Hopping) -> None:
+    (hopping.folder / "refuse-first").touch()
+    system = pair_dag(hopping)
+    run = system.trigger("pair")
+    system.wait_task(run, "second", "success", seconds=3)
+    assert "the executor refused it: ConnectionError: node-1 does not answer" in why(system, run, "first")
+    system.wait(run, "failed")
+    (*others, last) = system.attempts(run, "first")
+    assert {attempt.outcome for attempt in others} == {"never_launched"}
+    assert last.outcome == "failed"
+    assert (last.reason or "").endswith("the executor refused it: ConnectionError: node-1 does not answer")
+    assert 3 <= len(others) <= 5
+
+
+def test_cluster_that_rejects_a_job_after_it_has_taken_it_is_heard(hopping: Hopping) -> None:
+    reject = hopping.folder / "reject-first"
+    reject.write_text("QOSMaxSubmitJobPerUserLimit")
+    system = pair_dag(hopping)
+    run = system.trigger("pair")
+    system.wait_task(run, "second", "success", seconds=5)
+    assert "what the executor began is gone: QOSMaxSubmitJobPerUserLimit" in why(system, run, "first")
+    reject.unlink()
+    system.wait(run)
+
+
+def test_agent_whose_python_has_no_flux_is_told_at_once_in_its_own_words(hopping: Hopping) -> None:
+    python = hopping.folder / "bare-python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
+    python.chmod(0o755)
+    (hopping.folder / "python-first").write_text(str(python))
+    system = pair_dag(hopping)
+    run = system.trigger("pair")
+    system.wait_task(run, "second", "success", seconds=5)
+    reason = system.attempts(run, "first")[0].reason or ""
+    assert reason.startswith("never launched: what the executor began is gone: exit status 1: ")
+    assert "No module named 'flux'" in reason
+    system.wait(run, "failed")
+
+
+def test_start_that_does_not_return_holds_up_no_other_is_told_and_keeps_nothing_from_ending(hopping: Hopping) -> None:
+    hang = hopping.folder / "hang-first"
+    hang.touch()
+    system = pair_dag(hopping)
+    run = system.trigger("pair")
+    system.wait_task(run, "second", "success", seconds=10)
+    assert "the executor did not return from start() within 3 s" in (system.attempts(run, "first")[0].reason or "")
+    trouble = "The executor 'hopping' has not returned from start() of pair.first"
+    assert trouble in why(system, run, "first")
+    assert trouble in system.flux("doctor").out
+    system.wait(run, "failed", seconds=20)
+    began = time.monotonic()
+    assert system.stop() == 130
+    assert time.monotonic() - began < 6
 
 
 def test_queued_attempts_go_back_when_another_executor_is_configured(hopping: Hopping) -> None:

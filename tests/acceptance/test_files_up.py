@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 
 from flux.store import migrations
 from tests.acceptance import invariants
-from tests.acceptance.system import NOISE, Run, System, both_databases
+from tests.acceptance.system import NOISE, Run, System, every_database, every_server
+from tests.databases import nobody_in
 from tests.waiting import until
 
 ONE = """
@@ -143,7 +143,7 @@ def set_schema(system: System, revision: str) -> None:
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
-@both_databases
+@every_database
 def test_database_that_is_away_for_a_moment_loses_nothing(system: System) -> None:
     """A task ends while nobody can write: it is recorded when the database is back, and no task is killed."""
     system.dag("hold", HOLD)
@@ -162,7 +162,7 @@ def test_database_that_is_away_for_a_moment_loses_nothing(system: System) -> Non
     assert system.outcomes(run, "after")[-1] == "success"
 
 
-@pytest.mark.parametrize("system", [pytest.param("postgresql", marks=pytest.mark.postgres)], indirect=True)
+@every_server
 def test_supervisor_that_restarts_while_the_database_is_away_waits_for_it(system: System) -> None:
     system.dag("hold", HOLD)
     system.up()
@@ -188,17 +188,8 @@ def database_away(system: System) -> Iterator[None]:
             yield
             database.execute("ROLLBACK")
         return
-    name = sa.make_url(url).database
-    engine = sa.create_engine(os.environ["FLUX_TEST_POSTGRES"], isolation_level="AUTOCOMMIT")
-    with engine.connect() as server:
-        server.exec_driver_sql(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
-        cut = sa.text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name")
-        server.execute(cut, {"name": name})
-        try:
-            yield
-        finally:
-            server.exec_driver_sql(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
-    engine.dispose()
+    with nobody_in(url):
+        yield
 
 
 # --- the disk --------------------------------------------------------------------------------------------------------
@@ -306,7 +297,7 @@ def test_clock_that_jumps_makes_no_run_twice_and_kills_nobody(system: System, tm
     system.up()
     held = system.trigger("hold")
     system.wait_log(held, "hold", "begun")
-    dates = lambda: [row["logical_date"] for row in system.json("run", "list", "--dag", "hourly")]  # noqa: E731
+    dates = lambda: [row["logical_date"] for row in system.runs("hourly")]  # noqa: E731
     until(lambda: len(dates()) == 1, 20, "the run of the latest hour")
     for offset, count in (("+1h", 2), ("+0", 2), ("+1h", 2), ("+2h", 3)):
         clock.write_text(offset)

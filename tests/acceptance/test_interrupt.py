@@ -36,7 +36,7 @@ def test_two_interrupts_record_all_tasks_as_failed_and_leave_no_process(system: 
         system.wait_log(run, name, "begun")
     system.send(signal.SIGINT)
     states = lambda: {name: row.state for name, row in system.tasks(run).items()}  # noqa: E731
-    until(lambda: set(states().values()) == {"failed", "upstream_failed"}, 0.1 * NOISE, "the error states")
+    until(lambda: set(states().values()) == {"failed", "upstream_failed"}, 0.4 * NOISE, "the error states")
     system.send(signal.SIGINT)
     assert system.wait_down(6 * NOISE) == 130
     assert states() == {**dict.fromkeys(NAMES, "failed"), "after": "upstream_failed"}

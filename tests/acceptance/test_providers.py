@@ -40,12 +40,12 @@ def site(system: System, tmp_path: Path) -> Path:
 
 def retries(system: System, dag_id: str) -> int:
     """Of the first task of a DAG, as its newest version has it."""
-    shown = system.flux("dag", "show", dag_id, "--json")
-    return int(shown.json["tasks"][0]["retries"]) if shown.code == 0 else -1
+    newest = system.dag_version(dag_id)
+    return -1 if newest is None else newest.structure.tasks[0].retries
 
 
 def wait_no_errors(system: System) -> None:
-    until(lambda: not errors(system), 5 * NOISE, f"no import error; {errors(system)}")
+    until(lambda: not system.dag_errors(), 5 * NOISE, "no import error")
 
 
 # --- the one-file provider -------------------------------------------------------------------------------------------
@@ -67,9 +67,9 @@ def test_a_one_file_provider_is_dropped_used_edited_broken_and_mended(system: Sy
 
     system.dag("flux_provider", "1 / 0\n")
     until(
-        lambda: "Provider 'local' is broken" in errors(system).get("stamped.py", {}).get("message", ""),
+        lambda: "Provider 'local' is broken" in system.dag_errors().get("stamped.py", {}).get("message", ""),
         5 * NOISE,
-        f"the provider's own message; {errors(system)}",
+        "the provider's own message",
     )
     message = errors(system)["stamped.py"]["message"]
     assert "ZeroDivisionError" in message

@@ -11,20 +11,14 @@ from tests.acceptance.test_tasks import HOLDING, began, codes, go, most_at_once,
 from tests.waiting import until
 
 
-def runs(system: System, dag_id: str) -> list[dict[str, str]]:
-    """The runs of a DAG, oldest first."""
-    found: list[dict[str, str]] = system.json("run", "list", "--dag", dag_id)
-    return found[::-1]
-
-
 def wait_runs(system: System, dag_id: str, count: int, state: str = "success", seconds: float = 30) -> list[Run]:
     """Wait until a DAG has exactly so many runs, all in this state; return them, oldest first."""
 
     def there() -> bool:
-        return [run["state"] for run in runs(system, dag_id)] == [state] * count
+        return [run["state"] for run in system.runs(dag_id)] == [state] * count
 
-    until(there, seconds, f"{count} runs of {dag_id} to be {state}; {runs(system, dag_id)}")
-    return [Run(dag_id, run["run_id"]) for run in sorted(runs(system, dag_id), key=lambda run: run["logical_date"])]
+    until(there, seconds, f"{count} runs of {dag_id} to be {state}")
+    return [Run(dag_id, run["run_id"]) for run in sorted(system.runs(dag_id), key=lambda run: run["logical_date"])]
 
 
 def days(*found: Run) -> list[str]:
@@ -44,7 +38,7 @@ def test_catchup_makes_every_interval_once_oldest_first_and_never_more_than_allo
     system.dag("caught", source)
     system.up()
     began(system, 2)
-    assert [run["state"] for run in runs(system, "caught")] == ["running", "running"]
+    assert [run["state"] for run in system.runs("caught")] == ["running", "running"]
     go(system)
     found = wait_runs(system, "caught", 7)
     assert days(*found) == [f"2026-01-0{day}" for day in range(1, 8)]
@@ -52,7 +46,7 @@ def test_catchup_makes_every_interval_once_oldest_first_and_never_more_than_allo
     system.stop()
     system.up()
     system.wait(system.trigger("caught"))
-    assert len(runs(system, "caught")) == 8, "a restart makes no run again"
+    assert len(system.runs("caught")) == 8, "a restart makes no run again"
 
 
 def test_without_catchup_there_is_one_run_for_the_latest_complete_interval(system: System) -> None:
@@ -75,7 +69,7 @@ def test_without_catchup_there_is_one_run_for_the_latest_complete_interval(syste
     assert days(run)[0] in {str(day - timedelta(days=1)) for day in (before, datetime.now(UTC).date())}
     wait_runs(system, "once", 1)
     assert days(*wait_runs(system, "over", 1)) == ["2026-01-03"]
-    assert runs(system, "future") == []
+    assert system.runs("future") == []
 
 
 def test_runs_are_made_when_they_are_due(system: System) -> None:
@@ -88,12 +82,12 @@ def test_runs_are_made_when_they_are_due(system: System) -> None:
     """
     system.dag("often", source)
     system.up()
-    until(lambda: len(runs(system, "often")) >= 4, 6 * NOISE, "four runs")
+    until(lambda: len(system.runs("often")) >= 4, 6 * NOISE, "four runs")
     system.flux("dag", "pause", "often")
-    for run in runs(system, "often"):
+    for run in system.runs("often"):
         due, made = (datetime.fromisoformat(run["data_interval"]["end"]), datetime.fromisoformat(run["created_at"]))
         assert made >= due
-    starts = [run["logical_date"] for run in runs(system, "often")]
+    starts = [run["logical_date"] for run in system.runs("often")]
     assert sorted(set(starts)) == sorted(starts)
 
 
@@ -108,14 +102,14 @@ def test_paused_dag_gets_no_runs_and_goes_on_when_unpaused(system: System) -> No
     """
     system.dag("often", source)
     system.up()
-    until(lambda: runs(system, "often"), 5 * NOISE, "a first run")
+    until(lambda: system.runs("often"), 5 * NOISE, "a first run")
     assert system.flux("dag", "pause", "often").code == 0
-    count, seen = len(runs(system, "often")), len(runs(system, "witness"))
-    until(lambda: len(runs(system, "witness")) >= seen + 3, 6 * NOISE, "three more runs of the other DAG")
-    assert len(runs(system, "often")) <= count + 1
-    paused = len(runs(system, "often"))
+    count, seen = len(system.runs("often")), len(system.runs("witness"))
+    until(lambda: len(system.runs("witness")) >= seen + 3, 6 * NOISE, "three more runs of the other DAG")
+    assert len(system.runs("often")) <= count + 1
+    paused = len(system.runs("often"))
     assert system.flux("dag", "unpause", "often").code == 0
-    until(lambda: len(runs(system, "often")) > paused, 3 * NOISE, "a run after unpause")
+    until(lambda: len(system.runs("often")) > paused, 3 * NOISE, "a run after unpause")
 
 
 @pytest.mark.parametrize(
@@ -160,8 +154,8 @@ PAST = (
 def test_depends_on_past_waits_for_the_same_task_of_the_previous_run(system: System) -> None:
     system.dag("past", PAST.replace("ARGUMENT", "depends_on_past"))
     system.up()
-    until(lambda: len(runs(system, "past")) == 3, what="three runs")
-    one, two, three = (Run("past", run["run_id"]) for run in runs(system, "past"))
+    until(lambda: len(system.runs("past")) == 3, what="three runs")
+    one, two, three = (Run("past", run["run_id"]) for run in system.runs("past"))
     for run in (one, two, three):
         system.wait_task(run, "free", "success")
     began(system, 1)
@@ -182,8 +176,8 @@ def test_depends_on_past_waits_for_the_same_task_of_the_previous_run(system: Sys
 def test_wait_for_downstream_waits_for_what_is_directly_below_it_too(system: System) -> None:
     system.dag("past", PAST.replace("ARGUMENT", "wait_for_downstream"))
     system.up()
-    until(lambda: len(runs(system, "past")) == 3, what="three runs")
-    one, two, three = (Run("past", run["run_id"]) for run in runs(system, "past"))
+    until(lambda: len(system.runs("past")) == 3, what="three runs")
+    one, two, three = (Run("past", run["run_id"]) for run in system.runs("past"))
     for day in ("20260101", "20260102", "20260103"):
         go(system, f"go-{day}")
     system.wait_task(one, "first", "success")
@@ -203,8 +197,8 @@ def test_failed_past_holds_the_next_run_back(system: System) -> None:
     """
     system.dag("past", source)
     system.up()
-    until(lambda: len(runs(system, "past")) == 2, what="two runs")
-    one, two = (Run("past", run["run_id"]) for run in runs(system, "past"))
+    until(lambda: len(system.runs("past")) == 2, what="two runs")
+    one, two = (Run("past", run["run_id"]) for run in system.runs("past"))
     system.wait(one, "failed")
     assert "is failed" in why(system, two, "one", "past")
     assert system.run_state(two) == "running"
@@ -238,6 +232,6 @@ def test_changed_schedule_never_asks_for_the_past_again(system: System) -> None:
     system.up()
     before = {run.run_id for run in wait_runs(system, "changed", 3)}
     system.dag("changed", source.replace("@daily", "0 */12 * * *").replace("2026-01-03", "2026-01-04T12:00"))
-    until(lambda: len(runs(system, "changed")) == 5, 5 * NOISE, "the two intervals that are left")
-    new = sorted(run["logical_date"] for run in runs(system, "changed") if run["run_id"] not in before)
+    until(lambda: len(system.runs("changed")) == 5, 5 * NOISE, "the two intervals that are left")
+    new = sorted(run["logical_date"] for run in system.runs("changed") if run["run_id"] not in before)
     assert new == ["2026-01-04T00:00:00+00:00", "2026-01-04T12:00:00+00:00"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 from tests.house.tree import ROOT, files, modules
@@ -11,13 +12,14 @@ from tests.house.tree import ROOT, files, modules
 ASSERTING = ("raises", "warns", "fail", "until", "deprecated_call")
 
 
-def test_files() -> list[tuple[Path, ast.Module]]:
+@cache
+def test_files() -> tuple[tuple[Path, ast.Module], ...]:
     """Every Python file below tests/, but for DAG files that tests run."""
-    return [
+    return tuple(
         (path, ast.parse(path.read_text(encoding="utf-8")))
         for path in files(".py")
         if path.is_relative_to(ROOT / "tests") and "dags" not in path.parts and path.exists()
-    ]
+    )
 
 
 test_files.__test__ = False  # type: ignore[attr-defined]

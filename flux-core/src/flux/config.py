@@ -58,7 +58,9 @@ class Config:
     #: {option: "default", the path of flux.toml, or the name of the variable}
     sources: Mapping[str, str]
 
-    database_url: Annotated[str, _Row("text", None, "Metadata database; by default SQLite in the home folder.", True)]
+    database_url: Annotated[
+        str, _Row("text", None, "Metadata database: SQLite in the home; or PostgreSQL, MariaDB, MySQL.", True)
+    ]
     durability: Annotated[str, _Row("full|fast", "full", "fast: the last commits may be lost when the machine dies.")]
     dags_folder: Annotated[Path, _Row("path", None, "Folder of the DAG files; by default dags/ in the home folder.")]
     logs_folder: Annotated[

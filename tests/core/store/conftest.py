@@ -1,15 +1,15 @@
 """The store on every database, and factories of what is in it.
 
-To add a server: a fixture that makes an empty database on it, and its name among the parameters of `database_url`.
+To add a server: its name in `tests.databases` and among the parameters here.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import uuid
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,11 +20,22 @@ from flux.store import dags, schema
 from flux.store.dags import DagVersion, Reading
 from flux.store.engine import Store
 from flux.structure import DagStructure, TaskStructure
+from tests.databases import empty_database, parameters
 from tests.store_engine import Engine
 
 NOW = datetime(2026, 1, 5, 2, tzinfo=UTC)
 
 MakeVersion: TypeAlias = Callable[..., DagVersion]
+#: Modules whose subject differs from server to server: sessions, types, locks, the schema; and one that tries it all.
+_REPRESENTATIVE = (
+    "dags", "engine", "limits", "migrations", "mysql_sessions", "package_migrations", "prepared", "properties",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent == Path(__file__).parent and item.path.stem.removeprefix("test_") in _REPRESENTATIVE:
+            item.add_marker(pytest.mark.representative)
 
 
 @pytest.fixture
@@ -33,59 +44,54 @@ def now() -> datetime:
 
 
 @pytest.fixture(scope="session")
-def postgres_url() -> Iterator[str]:
-    """The URL of an empty database of this session's own on the server that FLUX_TEST_POSTGRES names."""
-    server = os.environ.get("FLUX_TEST_POSTGRES")
-    if not server:
-        reason = "FLUX_TEST_POSTGRES names no server; tests/services/services.sh starts one"
-        if os.environ.get("CI", "").lower() in ("1", "true"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    name = f"flux_test_{uuid.uuid4().hex[:12]}"
-    engine = sa.create_engine(server, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name}")
-    try:
-        yield engine.url.set(database=name).render_as_string(hide_password=False)
-    finally:
-        with engine.connect() as connection:
-            connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
-        engine.dispose()
+def server_store() -> Iterator[Callable[[str], Store]]:
+    """Open the store of this session on a kind of server: a database of its own, made at the first call."""
+    with ExitStack() as stack:
+
+        @cache
+        def opened(kind: str) -> Store:
+            url = stack.enter_context(empty_database(kind))
+            return stack.enter_context(Store.open(url, create=True))
+
+        yield opened
 
 
-@pytest.fixture(scope="session")
-def postgres_store(postgres_url: str) -> Iterator[Store]:
-    with Store.open(postgres_url, create=True) as store:
-        yield store
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+@pytest.fixture(params=parameters("sqlite", "postgresql", "mariadb", "mysql"))
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """An empty store at the newest schema, on each database."""
     if request.param == "sqlite":
         with Store.open(f"sqlite:///{tmp_path}/flux.db", durability="fast", create=True) as store:
             yield store
     else:
-        store = request.getfixturevalue("postgres_store")
+        yield request.getfixturevalue("empty_server_store")(request.param)
+
+
+@pytest.fixture
+def empty_server_store(server_store: Callable[[str], Store]) -> Callable[[str], Store]:
+    """Give the store of the session on a kind of server, emptied."""
+
+    def emptied(kind: str) -> Store:
+        store = server_store(kind)
         store.write(_truncate)
-        yield store
+        return store
+
+    return emptied
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+@pytest.fixture(params=parameters("postgresql", "mariadb", "mysql"))
+def remote_store(request: pytest.FixtureRequest, empty_server_store: Callable[[str], Store]) -> Store:
+    """An empty store on each server, for what SQLite does not have: sessions that end, deadlocks."""
+    return empty_server_store(request.param)
+
+
+@pytest.fixture(params=parameters("sqlite", "postgresql", "mariadb", "mysql"))
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of a database without tables, on each server."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path}/flux.db"
         return
-    url = sa.make_url(request.getfixturevalue("postgres_url"))
-    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
-    name = f"{url.database}_{uuid.uuid4().hex[:8]}"
-    with engine.connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name}")
-    yield url.set(database=name).render_as_string(hide_password=False)
-    with engine.connect() as connection:
-        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
-    engine.dispose()
+    with empty_database(request.param) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")
@@ -100,8 +106,15 @@ def _truncate(connection: sa.Connection) -> None:
         for name in schema.metadata.tables:
             connection.exec_driver_sql(f'DELETE FROM "{name}"')
         return
-    tables = ", ".join(f'"{name}"' for name in schema.metadata.tables)
-    connection.exec_driver_sql(f"TRUNCATE {tables} RESTART IDENTITY CASCADE")
+    if connection.dialect.name == "postgresql":
+        tables = ", ".join(f'"{name}"' for name in schema.metadata.tables)
+        connection.exec_driver_sql(f"TRUNCATE {tables} RESTART IDENTITY CASCADE")
+        return
+    # TRUNCATE makes each table anew there, which takes a hundred times as long.
+    connection.exec_driver_sql("SET SESSION foreign_key_checks = OFF")
+    for name in schema.metadata.tables:
+        connection.exec_driver_sql(f"DELETE FROM `{name}`")
+    connection.exec_driver_sql("SET SESSION foreign_key_checks = ON")
 
 
 @pytest.fixture

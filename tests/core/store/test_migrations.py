@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from flux.errors import DatabaseTooNew, DatabaseTooOld, StoreError
 from flux.store import engine, migrations, schema
 from flux.store.engine import Store
+from tests.databases import SESSION, end_session
 
 
 def unmigrated(url: str) -> Store:
@@ -45,9 +46,16 @@ def described(connection: sa.Connection) -> dict[str, Any]:
 
 def _indexes(connection: sa.Connection, table: str) -> list[str]:
     """The statements that make the table's indexes: reflection does not tell descending ones."""
+    of_mysql = (
+        "SELECT concat_ws(' ', index_name, non_unique, group_concat(column_name, ' ', collation ORDER BY seq_in_index))"
+        " FROM information_schema.statistics WHERE table_schema = database() AND table_name = :table"
+        " GROUP BY index_name, non_unique"
+    )
     query = {
         "sqlite": "SELECT sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL AND tbl_name = :table",
         "postgresql": "SELECT indexdef FROM pg_indexes WHERE schemaname = current_schema() AND tablename = :table",
+        "mysql": of_mysql,
+        "mariadb": of_mysql,
     }[connection.dialect.name]
     return [re.sub(r"\s+", " ", text) for text in connection.scalars(sa.text(query), {"table": table})]
 
@@ -116,6 +124,65 @@ def test_a_newer_database_is_refused_and_not_touched(database_url: str, create: 
     with unmigrated(database_url) as store:
         assert store.revision() == "9999"
         assert store.read(described) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("made", [0, 1, 4, 25])
+def test_an_interrupted_upgrade_is_done_again(database_url: str, made: int) -> None:
+    """Also where the server keeps the tables that were made, and the lock that keeps other migrations out."""
+    statements = 0
+
+    def interrupted(_: sa.Connection, __: object, statement: str, *___: object) -> None:
+        nonlocal statements
+        if statement.lstrip().startswith("CREATE"):
+            statements += 1
+            if statements > made:
+                raise KeyboardInterrupt
+
+    with unmigrated(database_url) as store:
+        sa.event.listen(store._writer, "before_cursor_execute", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            store.upgrade()
+        with pytest.raises(DatabaseTooOld, match="flux db upgrade"):
+            Store.open(database_url)
+        with Store.open(database_url, create=True) as whole:
+            assert whole.revision() == migrations.HEAD
+            found = whole.read(described)
+            whole.write(lambda connection: schema.metadata.drop_all(connection))
+            whole.write(lambda connection: connection.exec_driver_sql("DROP TABLE alembic_version"))
+            whole.upgrade()
+            assert found == whole.read(described)
+
+
+def test_a_session_that_ends_in_the_middle_of_an_upgrade_is_replaced(database_url: str) -> None:
+    if database_url.startswith("sqlite"):
+        pytest.skip("SQLite has no sessions")
+    ended: list[int] = []
+
+    def end_once(connection: sa.Connection, _: object, statement: str, *__: object) -> None:
+        if "CREATE TABLE task_instance" in statement and not ended:
+            raw = connection.connection.dbapi_connection
+            cursor = raw.cursor()  # type: ignore[union-attr]
+            cursor.execute(SESSION[store.dialect])
+            ended.append(cursor.fetchone()[0])
+            end_session(database_url, ended[0])
+
+    with unmigrated(database_url) as store:
+        sa.event.listen(store._writer, "before_cursor_execute", end_once)
+        store.upgrade()
+        assert store.revision() == migrations.HEAD
+    assert len(ended) == 1
+
+
+def test_what_others_have_in_tables_of_our_names_is_not_touched(database_url: str) -> None:
+    """Though an empty table of revisions looks as if making ours had been interrupted."""
+    with unmigrated(database_url) as store:
+        for statement in ("alembic_version (version_num VARCHAR(32))", "pool (depth INTEGER)"):
+            store.write(lambda c, statement=statement: c.exec_driver_sql(f"CREATE TABLE {statement}"))
+        store.write(lambda c: c.exec_driver_sql("INSERT INTO pool VALUES (3)"))
+        with pytest.raises(StoreError, match=r"pool.*database of its own"):
+            store.upgrade()
+        assert store.read(lambda c: c.exec_driver_sql("SELECT depth FROM pool").scalar_one()) == 3
 
 
 def test_the_tables_of_others_are_not_taken_for_ours(database_url: str) -> None:

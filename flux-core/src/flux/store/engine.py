@@ -21,7 +21,7 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, NoSuchModuleError
 
 from flux.errors import DatabaseTooNew, DatabaseTooOld, DatabaseUnavailable, Refused, StaleState, StoreError
-from flux.store import migrations
+from flux.store import migrations, mysql_sessions
 
 T = TypeVar("T")
 
@@ -44,15 +44,18 @@ _DRIVERS = {
 _NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "fuse.sshfs", "fuse.glusterfs", "fuse.s3fs", "fuse.rclone"}
 )
-_MYSQL_LOST_RACE = frozenset({1205, 1213})
+#: Lock wait timeout, deadlock, a record or a table changed since the snapshot, the query was killed, not its session.
+_MYSQL_LOST_RACE = frozenset({1205, 1213, 1020, 1412, 1317})
 _LOST_RACE: dict[str, frozenset[int] | frozenset[str]] = {
     "sqlite": frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}),
     "postgresql": frozenset({"40001", "40P01"}),
     "mysql": _MYSQL_LOST_RACE,
     "mariadb": _MYSQL_LOST_RACE,
 }
-#: Disk full, too many connections, shutting down, starting up.
-_MYSQL_UNAVAILABLE = frozenset({1021, 1040, 1053})
+#: The server takes no changes: a replica, or a primary that a failover has made one.
+_MYSQL_READ_ONLY = frozenset({1290, 1836})
+#: Disk full (two of them), too many connections (two), shutting down, starting up.
+_MYSQL_UNAVAILABLE = frozenset({1021, 1114, 1040, 1203, 1053, 1047})
 _UNAVAILABLE: dict[str, frozenset[int] | frozenset[str]] = {
     "sqlite": frozenset[int](),
     "postgresql": frozenset({"53100", "53200", "53300", "57P01", "57P02", "57P03"}),
@@ -79,6 +82,7 @@ class Store:
         self.url = engine.url.render_as_string(hide_password=True)
         self.dialect = engine.dialect.name
         self.path = path
+        self._begin = _BEGIN.get(self.dialect)
         self._writer = engine
         self._reader = engine.execution_options(**_READ_OPTIONS[self.dialect])
         self._kinds: frozenset[str] = frozenset()
@@ -193,8 +197,8 @@ class Store:
         while True:
             try:
                 with engine.begin() as connection:
-                    if self.dialect == "sqlite":
-                        _begin_sqlite(connection)
+                    if self._begin is not None:
+                        self._begin(connection)
                     return work(connection)
             except StaleState:
                 pause = _AFTER_A_RACE
@@ -229,6 +233,11 @@ class Store:
         if self.dialect == "sqlite" and code in _SQLITE_UNUSABLE:
             return None, DatabaseUnavailable(f"Database {self.url} cannot be used: {_cause(error)}. Nothing is lost.")
         not_connected = error.statement is None and isinstance(error, (sa.exc.OperationalError, sa.exc.InterfaceError))
+        if self.dialect in ("mysql", "mariadb") and code in _MYSQL_READ_ONLY:
+            self._writer.dispose()  # the next connection may find the server that is the primary now
+            return _AFTER_A_LOSS, DatabaseUnavailable(
+                f"Database {self.url} takes no changes: {_cause(error)}. Nothing is lost; name its primary in the URL."
+            )
         if error.connection_invalidated or not_connected or code in _UNAVAILABLE[self.dialect]:
             return _AFTER_A_LOSS, DatabaseUnavailable(
                 f"Database {self.url} cannot be reached: {_cause(error)}. Nothing is lost; check that it runs."
@@ -239,8 +248,8 @@ class Store:
 _READ_OPTIONS: dict[str, dict[str, Any]] = {
     "sqlite": {"flux_reads_only": True},
     "postgresql": {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True},
-    "mysql": {"isolation_level": "REPEATABLE READ"},
-    "mariadb": {"isolation_level": "REPEATABLE READ"},
+    "mysql": {"flux_reads_only": True},
+    "mariadb": {"flux_reads_only": True},
 }
 
 
@@ -296,11 +305,11 @@ def _code(error: DBAPIError) -> str | int | None:
     if isinstance(cause, sqlite3.Error):
         code = getattr(cause, "sqlite_errorcode", None)
         return None if code is None else code & 0xFF
-    state: str | None = getattr(cause, "sqlstate", None)
-    if state is not None:
-        return state
     number = cause.args[0] if cause is not None and cause.args else None
-    return number if isinstance(number, int) else None
+    if isinstance(number, int):  # MySQL's errors have a state too, which many share
+        return number
+    state: str | None = getattr(cause, "sqlstate", None)
+    return state
 
 
 def _cause(error: DBAPIError) -> str:
@@ -435,16 +444,7 @@ def _postgresql(url: sa.URL, full: bool, _: float) -> sa.Engine:
 
 
 def _mysql(url: sa.URL, _: bool, __: float) -> sa.Engine:
-    arguments: dict[str, Any] = {"connect_timeout": 10}
-    if "charset" not in url.query:
-        arguments["charset"] = "utf8mb4"
-    engine = sa.create_engine(url, **_POOL, isolation_level="READ COMMITTED", connect_args=arguments)
+    return mysql_sessions.engine(url, **_POOL)
 
-    @sa.event.listens_for(engine, "connect")
-    def connected(raw: Any, _: Any) -> None:
-        with raw.cursor() as cursor:
-            cursor.execute("SET SESSION innodb_lock_wait_timeout = 5, time_zone = '+00:00'")
-            # Refuse a value that does not fit instead of cutting it.
-            cursor.execute("SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ENGINE_SUBSTITUTION'")
 
-    return engine
+_BEGIN = {"sqlite": _begin_sqlite, "mysql": mysql_sessions.begin, "mariadb": mysql_sessions.begin}

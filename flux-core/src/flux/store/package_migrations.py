@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 
 def upgrade(store: Store, name: str, folder: Path) -> bool:
-    """Bring the tables of a package to its newest revision, in one transaction. Safe to repeat.
+    """Bring the tables of a package to its newest revision, in one transaction where the server can do that.
+
+    Safe to repeat; on MySQL and MariaDB as far as the scripts are, see `migrations.run_scripts`.
 
     Returns:
         False when they were at it already.

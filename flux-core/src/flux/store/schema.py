@@ -42,15 +42,41 @@ class Utc(sa.types.TypeDecorator[datetime]):
         return None if value is None else value.replace(tzinfo=UTC)
 
 
+class _MySqlText(sa.types.TypeDecorator[str]):
+    """Text on MySQL and MariaDB, compared byte by byte with its trailing spaces; by default both ignore case and these.
+
+    Each has a collation of its own for it, and what kind of server it is may be known only once it is connected.
+
+    Args:
+        length: None: without a bound.
+    """
+
+    impl = sa.Text
+    cache_ok = True
+
+    def __init__(self, length: int | None = None) -> None:
+        super().__init__()
+        self.length = length
+
+    def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[Any]:
+        how = {"charset": "utf8mb4", "collation": collation(is_mariadb=getattr(dialect, "is_mariadb", False))}
+        text = mysql.LONGTEXT(**how) if self.length is None else mysql.VARCHAR(self.length, **how)
+        return dialect.type_descriptor(text)
+
+
+def collation(*, is_mariadb: bool) -> str:
+    """Return the collation of every text on MariaDB or MySQL: by bytes, and trailing spaces count."""
+    return "utf8mb4_nopad_bin" if is_mariadb else "utf8mb4_0900_bin"
+
+
 def _name(length: int = 250) -> sa.types.TypeEngine[str]:
-    """Text that people choose and that is compared by bytes."""
-    bytewise = mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin")
-    return sa.String(length).with_variant(bytewise, "mysql", "mariadb")
+    """Text of a bounded length, compared by bytes."""
+    return sa.String(length).with_variant(_MySqlText(length), "mysql", "mariadb")
 
 
 def _text() -> sa.types.TypeEngine[str]:
     """Text without a bound worth naming."""
-    return sa.Text().with_variant(mysql.LONGTEXT(charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb")
+    return sa.Text().with_variant(_MySqlText(), "mysql", "mariadb")
 
 
 def _bytes() -> sa.types.TypeEngine[bytes]:
@@ -72,7 +98,7 @@ dag_file = sa.Table(
     metadata,
     _row_number(),
     sa.Column("path", _name(700), nullable=False, unique=True),  # relative to the DAGs folder, with "/"
-    sa.Column("hash", sa.String(64)),  # of the file itself, SHA-256; None: gone
+    sa.Column("hash", _name(64)),  # of the file itself, SHA-256; None: gone
     sa.Column("error", _text()),  # None, or JSON {"message", "line", "traceback"}
     sa.Column("sources", _text()),  # JSON {path: hash}: everything its last reading depended on
     sa.Column("warnings", _text()),  # None, or JSON [text]
@@ -106,7 +132,7 @@ dag_version = sa.Table(
     metadata,
     _row_number(),
     _reference("dag_row", "dag"),
-    sa.Column("hash", sa.String(64), nullable=False),  # of sources and structure
+    sa.Column("hash", _name(64), nullable=False),  # of sources and structure
     sa.Column("number", sa.Integer(), nullable=False),  # from 1, shown to people
     sa.Column("structure", _text(), nullable=False),  # JSON of structure.DagStructure
     sa.Column("sources", _text(), nullable=False),  # JSON {path: hash}
@@ -119,7 +145,7 @@ dag_version = sa.Table(
 source = sa.Table(
     "source",
     metadata,
-    sa.Column("hash", sa.String(64), primary_key=True),
+    sa.Column("hash", _name(64), primary_key=True),
     sa.Column("content", _bytes(), nullable=False),
 )
 
@@ -130,12 +156,12 @@ dag_run = sa.Table(
     _reference("dag_row", "dag"),
     _reference("dag_version_id", "dag_version"),
     sa.Column("run_id", _name(), nullable=False),
-    sa.Column("kind", sa.String(16), nullable=False),
-    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("kind", _name(16), nullable=False),
+    sa.Column("state", _name(16), nullable=False),
     sa.Column("logical_date", Utc(), nullable=False),
     sa.Column("interval_start", Utc(), nullable=False),
     sa.Column("interval_end", Utc(), nullable=False),
-    sa.Column("interval_key", sa.String(32)),  # logical date of a scheduled or backfilled run; None: manual
+    sa.Column("interval_key", _name(32)),  # logical date of a scheduled or backfilled run; None: manual
     sa.Column("open_tasks", sa.Integer(), nullable=False, default=0),  # task instances that are not terminal
     sa.Column("conf", _text()),  # JSON
     sa.Column("created_at", Utc(), nullable=False),
@@ -159,8 +185,8 @@ task_instance = sa.Table(
     sa.Column("task_id", _name(), nullable=False),
     sa.Column("task_index", sa.Integer(), nullable=False),  # in the structure of the run's version
     sa.Column("map_index", sa.Integer(), nullable=False, default=-1),  # -1: not mapped
-    sa.Column("state", sa.String(16), nullable=False),
-    sa.Column("wish", sa.String(16)),  # what to become once its processes are gone; None, clear, success, failed ...
+    sa.Column("state", _name(16), nullable=False),
+    sa.Column("wish", _name(16)),  # what to become once its processes are gone; None, clear, success, failed ...
     sa.Column("attempt", sa.Integer(), nullable=False, default=0),  # of the latest attempt; 0: none yet
     sa.Column("max_attempts", sa.Integer(), nullable=False, default=1),
     sa.Column("losses", sa.Integer(), nullable=False, default=0),  # attempts lost in a row
@@ -182,7 +208,7 @@ task_instance = sa.Table(
     sa.Column("pool_slots", sa.Integer(), nullable=False, default=1),
     sa.Column("task_limit_id", sa.BigInteger()),
     sa.Column("holds", sa.Integer(), nullable=False, default=0),  # 1: it is counted in pool, DAG and task limits
-    sa.Column("blocked_on", sa.String(64), nullable=False, default=""),  # of a ready one: first unmet condition
+    sa.Column("blocked_on", _name(64), nullable=False, default=""),  # of a ready one: first unmet condition
     sa.Column("ready_at", Utc()),
     sa.Column("wake_at", Utc()),  # of a retrying one
     sa.Column("deadline_at", Utc()),  # of a deferred one
@@ -205,12 +231,12 @@ attempt = sa.Table(
     sa.Column("attempt", sa.Integer(), primary_key=True, autoincrement=False),
     sa.Column("claim", sa.BigInteger(), nullable=False, unique=True),
     sa.Column("job_id", sa.BigInteger()),
-    sa.Column("launcher", sa.String(32)),  # the launcher's own id, new at each of its starts
-    sa.Column("host", sa.String(255)),
+    sa.Column("launcher", _name(32)),  # the launcher's own id, new at each of its starts
+    sa.Column("host", _name(255)),
     sa.Column("pid", sa.Integer()),
     sa.Column("started_at", Utc()),
     sa.Column("ended_at", Utc()),
-    sa.Column("outcome", sa.String(16)),
+    sa.Column("outcome", _name(16)),
     sa.Column("reason", _text()),
     sa.Column("exit_status", sa.Integer()),
     sa.Column("signal", sa.Integer()),
@@ -223,11 +249,11 @@ job = sa.Table(
     "job",
     metadata,
     _row_number(),
-    sa.Column("kind", sa.String(16), nullable=False),
-    sa.Column("host", sa.String(255), nullable=False),
-    sa.Column("boot_id", sa.String(64)),
+    sa.Column("kind", _name(16), nullable=False),
+    sa.Column("host", _name(255), nullable=False),
+    sa.Column("boot_id", _name(64)),
     sa.Column("pid", sa.Integer(), nullable=False),
-    sa.Column("state", sa.String(16), nullable=False),  # starting, running, stopping, stopped, lost
+    sa.Column("state", _name(16), nullable=False),  # starting, running, stopping, stopped, lost
     sa.Column("beat", sa.BigInteger(), nullable=False, default=0),
     sa.Column("started_at", Utc(), nullable=False),
     sa.Column("last_beat_at", Utc()),
@@ -280,11 +306,11 @@ outbox = sa.Table(
     "outbox",
     metadata,
     _row_number(),
-    sa.Column("kind", sa.String(32), nullable=False),
-    sa.Column("dedupe_key", sa.String(250), unique=True),
+    sa.Column("kind", _name(32), nullable=False),
+    sa.Column("dedupe_key", _name(250), unique=True),
     sa.Column("dag_run_id", sa.BigInteger()),
     sa.Column("payload", _text(), nullable=False),  # JSON
-    sa.Column("state", sa.String(16), nullable=False, default="waiting"),
+    sa.Column("state", _name(16), nullable=False, default="waiting"),
     sa.Column("tries", sa.Integer(), nullable=False, default=0),
     sa.Column("created_at", Utc(), nullable=False),
     sa.Column("wake_at", Utc()),
@@ -298,7 +324,7 @@ audit_log = sa.Table(
     _row_number(),
     sa.Column("at", Utc(), nullable=False),
     sa.Column("who", _name(), nullable=False),
-    sa.Column("action", sa.String(64), nullable=False),
+    sa.Column("action", _name(64), nullable=False),
     sa.Column("object", _text(), nullable=False),
     sa.Column("detail", _text()),  # JSON
     sa.Index("ix_audit_log_at", "at"),
@@ -309,7 +335,7 @@ backfill = sa.Table(
     metadata,
     _row_number(),
     _reference("dag_row", "dag"),
-    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("state", _name(16), nullable=False),
     sa.Column("spec", _text(), nullable=False),  # JSON
     sa.Column("plan", _text()),  # JSON
     sa.Column("job_id", sa.BigInteger()),
@@ -332,7 +358,7 @@ connection = sa.Table(
     "connection",
     metadata,
     sa.Column("conn_id", _name(), primary_key=True),
-    sa.Column("type", sa.String(64), nullable=False),
+    sa.Column("type", _name(64), nullable=False),
     sa.Column("host", _text()),
     sa.Column("port", sa.Integer()),
     sa.Column("login", _text()),

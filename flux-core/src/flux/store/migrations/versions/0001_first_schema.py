@@ -13,15 +13,20 @@ revision = "0001"
 down_revision = None
 
 _SERVERS = ("mysql", "mariadb")
-_BYTEWISE = {"charset": "utf8mb4", "collation": "utf8mb4_bin"}
+
+
+def _bytewise() -> dict[str, str]:
+    """Compared byte by byte with its trailing spaces, for which each server has a collation of its own."""
+    is_mariadb = getattr(op.get_bind().dialect, "is_mariadb", False)
+    return {"charset": "utf8mb4", "collation": "utf8mb4_nopad_bin" if is_mariadb else "utf8mb4_0900_bin"}
 
 
 def _name(length: int) -> sa.types.TypeEngine[str]:
-    return sa.String(length).with_variant(mysql.VARCHAR(length, **_BYTEWISE), *_SERVERS)
+    return sa.String(length).with_variant(mysql.VARCHAR(length, **_bytewise()), *_SERVERS)
 
 
 def _text() -> sa.types.TypeEngine[str]:
-    return sa.Text().with_variant(mysql.LONGTEXT(**_BYTEWISE), *_SERVERS)
+    return sa.Text().with_variant(mysql.LONGTEXT(**_bytewise()), *_SERVERS)
 
 
 def _bytes() -> sa.types.TypeEngine[bytes]:
@@ -42,7 +47,7 @@ def upgrade() -> None:
         _row_number(),
         sa.Column("at", _utc(), nullable=False),
         sa.Column("who", _name(250), nullable=False),
-        sa.Column("action", sa.String(64), nullable=False),
+        sa.Column("action", _name(64), nullable=False),
         sa.Column("object", _text(), nullable=False),
         sa.Column("detail", _text()),
         sa.PrimaryKeyConstraint("id", name="pk_audit_log"),
@@ -51,7 +56,7 @@ def upgrade() -> None:
     op.create_table(
         "connection",
         sa.Column("conn_id", _name(250), nullable=False),
-        sa.Column("type", sa.String(64), nullable=False),
+        sa.Column("type", _name(64), nullable=False),
         sa.Column("host", _text()),
         sa.Column("port", sa.Integer()),
         sa.Column("login", _text()),
@@ -64,7 +69,7 @@ def upgrade() -> None:
         "dag_file",
         _row_number(),
         sa.Column("path", _name(700), nullable=False),
-        sa.Column("hash", sa.String(64)),
+        sa.Column("hash", _name(64)),
         sa.Column("error", _text()),
         sa.Column("sources", _text()),
         sa.Column("warnings", _text()),
@@ -75,11 +80,11 @@ def upgrade() -> None:
     op.create_table(
         "job",
         _row_number(),
-        sa.Column("kind", sa.String(16), nullable=False),
-        sa.Column("host", sa.String(255), nullable=False),
-        sa.Column("boot_id", sa.String(64)),
+        sa.Column("kind", _name(16), nullable=False),
+        sa.Column("host", _name(255), nullable=False),
+        sa.Column("boot_id", _name(64)),
         sa.Column("pid", sa.Integer(), nullable=False),
-        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("state", _name(16), nullable=False),
         sa.Column("beat", sa.BigInteger(), nullable=False),
         sa.Column("started_at", _utc(), nullable=False),
         sa.Column("last_beat_at", _utc()),
@@ -90,11 +95,11 @@ def upgrade() -> None:
     op.create_table(
         "outbox",
         _row_number(),
-        sa.Column("kind", sa.String(32), nullable=False),
-        sa.Column("dedupe_key", sa.String(250)),
+        sa.Column("kind", _name(32), nullable=False),
+        sa.Column("dedupe_key", _name(250)),
         sa.Column("dag_run_id", sa.BigInteger()),
         sa.Column("payload", _text(), nullable=False),
-        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("state", _name(16), nullable=False),
         sa.Column("tries", sa.Integer(), nullable=False),
         sa.Column("created_at", _utc(), nullable=False),
         sa.Column("wake_at", _utc()),
@@ -114,7 +119,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "source",
-        sa.Column("hash", sa.String(64), nullable=False),
+        sa.Column("hash", _name(64), nullable=False),
         sa.Column("content", _bytes(), nullable=False),
         sa.PrimaryKeyConstraint("hash", name="pk_source"),
     )
@@ -149,7 +154,7 @@ def upgrade() -> None:
         "backfill",
         _row_number(),
         sa.Column("dag_row", sa.BigInteger(), nullable=False),
-        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("state", _name(16), nullable=False),
         sa.Column("spec", _text(), nullable=False),
         sa.Column("plan", _text()),
         sa.Column("job_id", sa.BigInteger()),
@@ -166,7 +171,7 @@ def upgrade() -> None:
         "dag_version",
         _row_number(),
         sa.Column("dag_row", sa.BigInteger(), nullable=False),
-        sa.Column("hash", sa.String(64), nullable=False),
+        sa.Column("hash", _name(64), nullable=False),
         sa.Column("number", sa.Integer(), nullable=False),
         sa.Column("structure", _text(), nullable=False),
         sa.Column("sources", _text(), nullable=False),
@@ -193,12 +198,12 @@ def upgrade() -> None:
         sa.Column("dag_row", sa.BigInteger(), nullable=False),
         sa.Column("dag_version_id", sa.BigInteger(), nullable=False),
         sa.Column("run_id", _name(250), nullable=False),
-        sa.Column("kind", sa.String(16), nullable=False),
-        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("kind", _name(16), nullable=False),
+        sa.Column("state", _name(16), nullable=False),
         sa.Column("logical_date", _utc(), nullable=False),
         sa.Column("interval_start", _utc(), nullable=False),
         sa.Column("interval_end", _utc(), nullable=False),
-        sa.Column("interval_key", sa.String(32)),
+        sa.Column("interval_key", _name(32)),
         sa.Column("open_tasks", sa.Integer(), nullable=False),
         sa.Column("conf", _text()),
         sa.Column("created_at", _utc(), nullable=False),
@@ -224,8 +229,8 @@ def upgrade() -> None:
         sa.Column("task_id", _name(250), nullable=False),
         sa.Column("task_index", sa.Integer(), nullable=False),
         sa.Column("map_index", sa.Integer(), nullable=False),
-        sa.Column("state", sa.String(16), nullable=False),
-        sa.Column("wish", sa.String(16)),
+        sa.Column("state", _name(16), nullable=False),
+        sa.Column("wish", _name(16)),
         sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("max_attempts", sa.Integer(), nullable=False),
         sa.Column("losses", sa.Integer(), nullable=False),
@@ -245,7 +250,7 @@ def upgrade() -> None:
         sa.Column("pool_slots", sa.Integer(), nullable=False),
         sa.Column("task_limit_id", sa.BigInteger()),
         sa.Column("holds", sa.Integer(), nullable=False),
-        sa.Column("blocked_on", sa.String(64), nullable=False),
+        sa.Column("blocked_on", _name(64), nullable=False),
         sa.Column("ready_at", _utc()),
         sa.Column("wake_at", _utc()),
         sa.Column("deadline_at", _utc()),
@@ -275,12 +280,12 @@ def upgrade() -> None:
         sa.Column("attempt", sa.Integer(), nullable=False, autoincrement=False),
         sa.Column("claim", sa.BigInteger(), nullable=False),
         sa.Column("job_id", sa.BigInteger()),
-        sa.Column("launcher", sa.String(32)),
-        sa.Column("host", sa.String(255)),
+        sa.Column("launcher", _name(32)),
+        sa.Column("host", _name(255)),
         sa.Column("pid", sa.Integer()),
         sa.Column("started_at", _utc()),
         sa.Column("ended_at", _utc()),
-        sa.Column("outcome", sa.String(16)),
+        sa.Column("outcome", _name(16)),
         sa.Column("reason", _text()),
         sa.Column("exit_status", sa.Integer()),
         sa.Column("signal", sa.Integer()),
