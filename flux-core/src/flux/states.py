@@ -102,6 +102,8 @@ class Event(StrEnum):
     MARK_SKIPPED = "mark_skipped"
     #: The task is not in the DAG version that the run was moved to.
     REMOVE = "remove"
+    #: In the DAG version that the run was moved to, it waits for more, or is there again.
+    REWIND = "rewind"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,7 @@ TRANSITIONS: Mapping[Event, Transition] = {
     Event.MARK_FAILED: Transition(_MARKABLE, State.FAILED),
     Event.MARK_SKIPPED: Transition(_MARKABLE, State.SKIPPED),
     Event.REMOVE: Transition(_OPEN | (TERMINAL - {State.REMOVED}), State.REMOVED),
+    Event.REWIND: Transition(frozenset({State.READY, State.RETRYING, State.REMOVED}), State.WAITING),
 }
 
 #: Events that end an attempt: they name its claim, and close its attempt row.

@@ -301,6 +301,24 @@ def test_a_cancelled_poke_is_answered_within_the_grace(desk: Any, sensors: str) 
     assert desk.wait(op="poked", claim=spec.claim)["error"] == "no poke was running"
 
 
+def test_a_poke_that_is_cancelled_while_its_file_is_imported_holds_up_no_other(desk: Any, tmp_path: Path) -> None:
+    hold = tmp_path / "hold"
+    wait = f"while os.path.exists({str(hold)!r}):\n    time.sleep(0.01)\n"
+    desk.write("sensors.py", SENSORS + wait)
+    version = desk.version("sensors.py", keep=False)
+    hold.touch()
+    gone, stays, alone = (desk.spec("sensors", task, sensor=True) for task in ("loud1", "loud2", "loud3"))
+    desk.launcher.poke(version, 1, [gone, stays], 100)
+    desk.launcher.poke(version, 2, [alone], 100)
+    for spec, batch in ((gone, 1), (alone, 2)):
+        desk.launcher.cancel_poke(spec.claim)
+        answer = desk.wait(op="poked", claim=spec.claim)
+        assert (answer["cancelled"], answer["batch"]) == (True, batch)
+    hold.unlink()
+    answer = desk.wait(op="poked", claim=stays.claim)
+    assert (answer["result"], answer["batch"]) == (True, 1)
+
+
 def test_pokes_of_a_dead_host_are_done_by_another(desk: Any, sensors: str) -> None:
     spec = desk.spec("sensors", "hang", sensor=True)
     desk.launcher.poke(sensors, 1, [spec], 100)

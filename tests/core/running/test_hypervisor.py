@@ -447,6 +447,18 @@ def test_a_component_on_demand_runs_only_while_it_is_wanted(system: System) -> N
     assert first != system.pids("listener")[1]
 
 
+def test_one_that_is_wanted_again_before_it_has_ended_is_started_anew_and_not_taken_for_dead(system: System) -> None:
+    system.start({**BOTH, "listener": "stubborn"}, last_word=0.5)
+    system.wait_until_up()
+    system.say("supervisor", op="start", kind="listener")
+    until(lambda: system.is_up() and len(home.running(system.folder)) == 4, what="the listener to run")
+    system.say("supervisor", op="end", kind="listener")
+    until(lambda: system.recorded("listener") == ["SIGTERM"], what="the order to end")
+    system.say("supervisor", op="start", kind="listener")
+    until(lambda: len(system.pids("listener")) == 2, what="another listener")
+    assert "is started again" not in system.said()
+
+
 def test_only_the_supervisor_says_what_is_wanted_and_only_of_what_is_on_demand(system: System) -> None:
     system.start(WITH_LISTENER)
     system.wait_until_up()

@@ -338,6 +338,21 @@ def test_a_file_that_stays_locked_is_an_unavailable_database(tmp_path: Path) -> 
         other.close()
 
 
+def test_all_tries_together_wait_no_longer_for_another_writer_than_one_may(tmp_path: Path) -> None:
+    """A supervisor gives half the time after which it would be taken for stuck."""
+    url = f"sqlite:///{tmp_path}/flux.db"
+    with Store.open(url, create=True) as holder, Store.open(url, busy_seconds=0.3) as store:
+        tries: list[str] = []
+        sa.event.listen(store._writer, "before_cursor_execute", lambda *given: tries.append(given[2]))
+
+        def hold(_: sa.Connection) -> None:
+            with pytest.raises(DatabaseUnavailable, match="stays busy"):
+                store.write(lambda connection: None)
+
+        holder.write(hold)
+        assert tries.count("BEGIN IMMEDIATE") == 1
+
+
 def test_durability_is_the_one_asked_for(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/flux.db"
     for durability, level in (("full", 2), ("fast", 1)):

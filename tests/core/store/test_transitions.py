@@ -56,6 +56,8 @@ def apply(connection: sa.Connection, event: Event, row_id: int) -> None:
         transitions.apply_rule(connection, event, {row_id: "why"}, NOW)
     elif event in MARKS:
         transitions.mark(connection, event, [row_id], "why", NOW)
+    elif event is Event.REWIND:
+        transitions.rewind(connection, [row_id])
     elif event in ENDINGS:
         transitions.end_attempts(connection, event, [ending(event)])
     elif event is Event.BEGIN:
@@ -125,7 +127,7 @@ def test_an_event_moves_a_task_instance_from_its_states_and_from_no_other(
 
 
 def test_every_event_but_those_of_later_issues_has_a_statement() -> None:
-    assert {Event.READY, Event.WAKE, Event.BEGIN} | RULES | MARKS | ENDINGS | OPENINGS == set(Event) - NOT_YET
+    assert {Event.READY, Event.WAKE, Event.BEGIN, Event.REWIND} | RULES | MARKS | ENDINGS | OPENINGS == set(Event) - NOT_YET
 
 
 @pytest.mark.parametrize("event", sorted(ENDINGS))

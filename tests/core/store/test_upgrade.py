@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from flux.errors import Refused
 from flux.schedule import DataInterval
 from flux.states import Outcome, RunKind, RunState, State
-from flux.store import dags, runs, upgrade
+from flux.store import dags, pools, runs, upgrade
 from flux.store.advance import Advance, Outcomes
 from flux.store.attempts import End, Holder
 from flux.store.engine import Store
@@ -49,11 +49,11 @@ class _World:
             )
         )
 
-    def step(self, *ends: End) -> Outcomes:
+    def step(self, *ends: End, room: int = 8) -> Outcomes:
         def work(connection: sa.Connection) -> Outcomes:
             advance = Advance(connection, StructureCache().through(connection), self.now, HOLDER)
             advance.finish(ends)
-            advance.claim(8)
+            advance.claim(room)
             advance.write()
             return advance.outcomes
 
@@ -168,6 +168,68 @@ def test_what_has_not_begun_takes_the_limits_of_the_new_version_and_what_runs_ke
     rows = world.store.read(lambda connection: connection.execute(query).all())
     assert sorted(tuple(row) for row in rows) == [("a", "fast", 1), ("b", "default", 1)]
     assert [item.task.task_id for item in world.step().claimed] == ["a"]
+
+
+def test_a_run_is_upgraded_as_often_as_one_likes(world: _World) -> None:
+    """What an earlier upgrade took out keeps an index that no later one needs."""
+    run = world.run(world.version({"a": {}, "b": {}, "z": {}}))
+    for tasks in (("n", "a"), ("n", "a", "m"), ("a", "k"), ("m2", "k", "a")):
+        world.version({name: {} for name in tasks})
+        world.upgrade(run)
+        states = world.states(run)
+        assert {name for name, state in states.items() if state != State.REMOVED} == set(tasks)
+    assert states.keys() == {"a", "b", "z", "n", "m", "k", "m2"}
+    world.succeed(world.step())
+    assert world.state(run) is RunState.SUCCESS
+
+
+def test_a_task_that_comes_back_runs(world: _World) -> None:
+    run = world.run(world.version({"a": {}, "b": {"upstream": ["a"]}}))
+    claimed = world.step()
+    world.version({"a": {}})
+    world.upgrade(run)
+    world.version({"a": {}, "b": {"upstream": ["a"]}, "c": {"upstream": ["b"]}})
+    world.upgrade(run)
+    assert world.states(run) == {"a": "started", "b": "waiting", "c": "waiting"}
+    world.succeed(world.succeed(world.succeed(claimed)))
+    assert world.states(run) == {"a": "success", "b": "success", "c": "success"}
+    assert world.state(run) is RunState.SUCCESS
+
+
+@pytest.mark.parametrize("was", ["ready", "retrying"])
+def test_what_was_about_to_begin_waits_for_an_upstream_that_is_new(world: _World, was: str) -> None:
+    run = world.run(world.version({"a": {"retries": 1, "retry_delay": 0.0}}))
+    if was == "retrying":
+        (claimed,) = world.step().claimed
+        world.step(End(claimed.claim, Outcome.FAILED, "by the test", world.now))
+    assert world.states(run) == {"a": was}
+    world.version({"new": {}, "a": {"upstream": ["new"], "retries": 1, "retry_delay": 0.0}})
+    world.upgrade(run)
+    assert world.states(run) == {"a": "waiting", "new": "ready"}
+    assert [item.task.task_id for item in world.succeed(world.step()).claimed] == ["a"]
+
+
+def test_a_retry_keeps_its_time_when_nothing_above_it_is_new(world: _World) -> None:
+    run = world.run(world.version({"a": {"retries": 1}}))
+    (claimed,) = world.step().claimed
+    world.step(End(claimed.claim, Outcome.FAILED, "by the test", world.now))
+    world.version({"a": {"retries": 1}, "b": {"upstream": ["a"]}})
+    world.upgrade(run)
+    assert world.states(run) == {"a": "retrying", "b": "waiting"}
+
+
+def test_the_room_of_what_has_to_wait_again_goes_to_others(world: _World) -> None:
+    pooled = {"pool": "one"}
+    version = world.version({"a": pooled, "b": pooled})
+    world.store.write(lambda connection: pools.set(connection, "one", 1))
+    run, other = world.run(version), world.run(version)
+    (first,) = world.step().claimed
+    # It ends while the executor has no room: the pool's room is kept for the best of those that wait for it.
+    world.step(End(first.claim, Outcome.SUCCESS, None, world.now), room=0)
+    world.version({"new": {}, "a": pooled, "b": {**pooled, "upstream": ["new"]}})
+    world.upgrade(run)
+    claimed = {(item.run.run_id, item.task.task_id) for item in world.step().claimed}
+    assert claimed == {(run.run_id, "new"), (other.run_id, "a")}
 
 
 def test_a_gone_task_that_runs_refuses_the_upgrade_and_nothing_moves(world: _World) -> None:

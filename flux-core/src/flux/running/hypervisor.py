@@ -86,6 +86,8 @@ class _Job:
         self.component = component
         self.pid: int | None = None
         self.is_wanted = not component.on_demand
+        #: It was told to end while the system goes on.
+        self.is_ending = False
         self.state = "starting"
         self.started_at = 0.0
         self.beats: socket.socket | None = None
@@ -156,6 +158,8 @@ class Hypervisor:
         self._loop.run()
         home.withdraw(self._run_folder)
         self._loop.close()
+        for job in self._jobs:
+            self._hang_up(job)
         return self._exit_code
 
     # Starting and listening
@@ -163,6 +167,7 @@ class Hypervisor:
     def _start(self, job: _Job) -> None:
         """Start the component's process; a failure to do so counts as an early death."""
         job.state, job.heard, job.first_beat, job.aborted, job.restart = "starting", b"", None, False, None
+        job.is_ending = False
         job.started_at, job.last_sign = time.time(), time.monotonic()
         try:
             job.beats, beats = socket.socketpair()
@@ -253,6 +258,7 @@ class Hypervisor:
             job.restart = None
         pid = job.pid
         if pid is not None:
+            job.is_ending = True
             self._signal(job, signal.SIGTERM)
             self._loop.call_later(self._patience.last_word, lambda: self._signal(job, signal.SIGKILL, pid))
 
@@ -297,8 +303,8 @@ class Hypervisor:
         for end in (job.beats, job.control):
             if end is not None:
                 self._loop.remove(end.fileno())
-                end.close()
-        gone, job.pid, job.beats, job.control, job.state = job.pid, None, None, None, "starting"
+        self._hang_up(job)
+        gone, job.pid, job.state = job.pid, None, "starting"
         self._publish()
         if self._stopping:
             self._go_on_ending()
@@ -306,10 +312,17 @@ class Hypervisor:
             self._stop(self._draining, DONE)
         elif not job.is_wanted:
             pass  # it was told to end
-        elif clean and job.component.on_demand:
+        elif job.component.on_demand and (clean or job.is_ending):
             self._start(job)
         else:
             self._restart_later(job, f"The {job.component.kind} (pid {gone}) {how}")
+
+    @staticmethod
+    def _hang_up(job: _Job) -> None:
+        for end in (job.beats, job.control):
+            if end is not None:
+                end.close()
+        job.beats = job.control = None
 
     def _restart_later(self, job: _Job, what: str) -> None:
         now = time.monotonic()

@@ -311,6 +311,12 @@ class Launcher:
         host = next((host for host in self._hosts if claim in host.pokes), None)
         if host is None:
             self._tell({**pokes.failure(claim, "no poke was running", cancelled=True), "batch": None})
+        elif host.is_importing:  # the order to poke it waits as well
+            order = host.pokes.pop(claim)
+            order["specs"] = [spec for spec in order["specs"] if spec["claim"] != claim]
+            if not order["specs"]:
+                host.waiting.remove(order)
+            self._tell({**pokes.failure(claim, "the poke had not begun", cancelled=True), "batch": order["batch"]})
         else:
             self._give(host, message)
 

@@ -78,11 +78,13 @@ class Store:
         path: the file of a SQLite database, else None.
     """
 
-    def __init__(self, engine: sa.Engine, path: Path | None) -> None:
+    def __init__(self, engine: sa.Engine, path: Path | None, patience: float = PATIENCE_SECONDS) -> None:
         self.url = engine.url.render_as_string(hide_password=True)
         self.dialect = engine.dialect.name
         self.path = path
         self._begin = _BEGIN.get(self.dialect)
+        #: Seconds after which a transaction that cannot be done is not tried again.
+        self._patience = patience
         self._writer = engine
         self._reader = engine.execution_options(**_READ_OPTIONS[self.dialect])
         self._kinds: frozenset[str] = frozenset()
@@ -97,7 +99,7 @@ class Store:
         Args:
             durability: "full" commits to the disk; "fast" may lose the last commits when the machine dies.
             create: make the database's tables, or bring them to the newest schema.
-            busy_seconds: how long SQLite waits for another writer.
+            busy_seconds: how long SQLite waits for another writer, all tries together.
 
         Raises:
             DatabaseUnavailable: it cannot be reached.
@@ -106,7 +108,8 @@ class Store:
         """
         parsed = _parse(url)
         path = _prepare_file(parsed, create=create) if parsed.get_backend_name() == "sqlite" else None
-        store = cls(_engine(parsed, durability, busy_seconds), path)
+        patience = PATIENCE_SECONDS if path is None else min(busy_seconds, PATIENCE_SECONDS)
+        store = cls(_engine(parsed, durability, busy_seconds), path, patience)
         try:
             store._check_schema(create=create)
         except BaseException:
@@ -208,7 +211,7 @@ class Store:
                 again, failure = self._judge(error)
                 if failure is None:
                     raise
-                if again is None or tries == TRIES or time.monotonic() - began >= PATIENCE_SECONDS:
+                if again is None or tries == TRIES or time.monotonic() - began >= self._patience:
                     raise failure from error
                 pause = again
             except sa.exc.TimeoutError as error:

@@ -138,6 +138,8 @@ _MARK = _each(
     }
 )
 
+_REWIND = Prepared(_move(Event.REWIND, ready_at=None, blocked_on="", wake_at=None, ended_at=None, reason=None))
+
 _BLOCK = Prepared(
     sa.update(task_instance)
     .where(task_instance.c.id == bindparam("b_id"), state_is(State.READY))
@@ -300,6 +302,11 @@ def apply_rule(connection: sa.Connection, event: Event, reasons: Mapping[int, st
 def mark(connection: sa.Connection, event: Event, ids: Sequence[int], reason: str | None, now: datetime) -> None:
     """Set task instances that no attempt holds by hand, or take them out of the run (`remove`)."""
     _move_all(connection, event, _MARK[event], [{"b_id": row, "b_reason": reason, "b_now": now} for row in ids])
+
+
+def rewind(connection: sa.Connection, ids: Sequence[int]) -> None:
+    """Have task instances wait again whose run was moved to another version: ready, retrying or removed ones."""
+    _move_all(connection, Event.REWIND, _REWIND, [{"b_id": row} for row in ids])
 
 
 def block(connection: sa.Connection, keys: Mapping[int, str]) -> None:
