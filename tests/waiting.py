@@ -12,7 +12,7 @@ T = TypeVar("T")
 _PAUSE = 0.005
 
 
-def until(predicate: Callable[[], T], seconds: float = 10, what: str = "") -> T:
+def until(predicate: Callable[[], T], seconds: float = 20, what: str = "") -> T:
     """Call `predicate` every few milliseconds until it returns something true, and return that.
 
     Args:

@@ -68,8 +68,8 @@ def test_interruption_is_in_the_store_before_the_task_gets_its_signal(system: Sy
         with DAG("witness", schedule=None):
             @task
             def witness():
-                print("begun", flush=True)
                 try:
+                    print("begun", flush=True)
                     time.sleep(1000)
                 finally:
                     with sqlite3.connect(f"file:{home}/flux.db?mode=ro", uri=True) as database:

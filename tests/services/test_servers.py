@@ -35,19 +35,25 @@ def name(request: pytest.FixtureRequest) -> str:
     return found
 
 
-@pytest.fixture
-def environ() -> Iterator[dict[str, str]]:
-    """Servers in a folder and on ports of this test's own; pytest's folders are closed to the servers' users."""
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """The data of the servers, which takes seconds to make; pytest's folders are closed to the servers' users."""
     folder = Path(tempfile.mkdtemp(prefix="flux-services-"))
     folder.chmod(0o755)
     # MySQL's programs lie in the folder of the servers.
     usual = subprocess.run([servers.SCRIPT, "folder"], capture_output=True, text=True, check=True).stdout.strip()
     for programs in Path(usual).glob("mysql-*"):
         (folder / programs.name).symlink_to(programs)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def environ(folder: Path) -> Iterator[dict[str, str]]:
+    """Servers there, on ports of this test's own."""
     environ = {**os.environ, "FLUX_SERVICES": str(folder), "FLUX_SERVICES_PORT": str(free_ports(len(VARIABLES)))}
     yield environ
     subprocess.run([servers.SCRIPT, "stop"], env=environ, check=True)
-    shutil.rmtree(folder)
 
 
 def free_ports(count: int) -> int:
