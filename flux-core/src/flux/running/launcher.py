@@ -439,15 +439,6 @@ def _unread(number: int, message: str) -> Message:
     }  # fmt: skip
 
 
-def _user() -> str:
-    import pwd
-
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return str(os.getuid())
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run a launcher; see `flux.running.launcher_client` for who starts it and how."""
     parser = argparse.ArgumentParser(prog="flux.running.launcher")
