@@ -224,6 +224,7 @@ def flat(record: AttemptSpec | AttemptEnd) -> dict[str, Any]:
 
 
 _ending = False
+_told = False
 _own_process = False
 
 
@@ -231,13 +232,15 @@ def install_kill_handler() -> None:
     """Make SIGTERM raise TaskKilled in the main thread. For a process that runs one attempt and nothing else."""
     import signal
 
-    global _own_process
-    _own_process = True
+    global _own_process, _told
+    _own_process, _told = True, False
     signal.signal(signal.SIGTERM, _raise_killed)
 
 
 def _raise_killed(signum: int, frame: FrameType | None) -> None:
-    if not _ending:
+    global _told
+    if not _ending and not _told:  # a second signal would interrupt what the task does at its end
+        _told = True
         raise TaskKilled("told to stop by SIGTERM")
 
 
